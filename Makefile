@@ -1,0 +1,69 @@
+# Each target makes the virtual environment it needs, with what it needs and nothing more.
+# PYTHON names another interpreter (make test PYTHON=python3.13t), ARGS goes to what is run (make test ARGS="-k lease").
+
+PYTHON ?= python3
+ARGS ?=
+
+venv := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
+python := $(venv)/bin/python
+
+# Asked of the environment's own interpreter, once it stands. Without a GIL, only wheels are sure to install, and an
+# extension that does not know such an interpreter (greenlet) would switch the GIL on: PYTHON_GIL=0 keeps it off.
+free_threaded = $(shell $(python) -c 'import sysconfig; print(sysconfig.get_config_var("Py_GIL_DISABLED") or "")')
+run = $(if $(free_threaded),PYTHON_GIL=0 )$(python)
+
+# What each target installs.
+needs_test := --group test --editable .
+needs_check := --group dev --editable .
+needs_bench := --group bench --editable .
+needs_demo := --editable '.[demo]'
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:  # two targets would install into one environment at once
+.PHONY: help demo bench test check format clean
+
+help: ## list these targets (the default)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: $(venv)/demo.stamp ## a noisy tenant beside a polite one, without flowctl and with it (ARGS=--serve keeps serving)
+	@$(run) -m flowctl.demo $(ARGS)
+
+bench: $(venv)/bench.stamp ## measure contention and speed on real threads (ARGS=--quick for less than a minute)
+	@$(run) -m benchmarks $(ARGS)
+
+test: $(venv)/test.stamp ## run the tests (ARGS="-k lease" for some of them)
+	$(run) -m pytest $(ARGS)
+
+check: $(venv)/check.stamp ## check format, lint, types and structure
+	$(run) -m ruff format --check .
+	$(run) -m ruff check .
+	$(run) -m mypy $(wildcard flowctl tests benchmarks)
+	$(run) -m pytest tests/structure
+
+format: $(venv)/check.stamp ## format the code and apply the linter's safe fixes
+	$(run) -m ruff check --fix-only .
+	$(run) -m ruff format .
+
+clean: ## remove environments, caches and build output (a built interpreter stays)
+	rm -rf .venv .venv-* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find $(wildcard flowctl tests benchmarks) -name __pycache__ -prune -exec rm -rf {} +
+
+# An install that was interrupted leaves its mark: nothing in that environment can be trusted, so it is made anew.
+$(shell test ! -e $(venv)/unfinished || rm -rf $(venv))
+
+$(venv)/venv.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo 'flowctl needs Python 3.11 or newer; PYTHON=... names another' >&2; exit 1; }
+	@echo 'making $(venv)'
+	@$(PYTHON) -m venv --clear $(venv)
+	@$(python) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'  # the first that knows --group
+	@touch $@
+
+$(venv)/test.stamp $(venv)/check.stamp $(venv)/bench.stamp $(venv)/demo.stamp: $(venv)/%.stamp: pyproject.toml | $(venv)/venv.stamp
+	@$(if $(and $(filter check,$*),$(free_threaded)),echo 'make $* needs a Python with a GIL: mypy does not install on this one' >&2; exit 1)
+	@echo 'installing into $(venv) what make $* needs'
+	@touch $(venv)/unfinished
+	@$(python) -m pip install --quiet --disable-pip-version-check $(if $(free_threaded),--prefer-binary) $(needs_$*)
+	@rm $(venv)/unfinished
+	@touch $@

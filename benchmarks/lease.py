@@ -1,0 +1,123 @@
+"""What does it cost to keep a flow, by each kind of word, and how often does the optimistic loop have to try again?
+
+Beside the plain thing: a count that goes up and down under a `threading.Lock`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import repeat
+from typing import Final, final
+
+from benchmarks.crew import BATCH, Loop, race, race_seconds, sample_seconds, served_in_window
+from benchmarks.harness import Depth, Question, Row, Step
+from flowctl import sync
+from flowctl.atomic import AtomicWord, CellWord, LockWord, SectionWord
+from flowctl.lease import Lease, born
+
+BACKENDS: Final[dict[str, Callable[[int], AtomicWord]]] = {
+    "CellWord": CellWord,
+    "LockWord": LockWord,
+    "SectionWord": lambda value: SectionWord(sync.RLock(), value),
+}
+
+
+@final
+class CountedWord:
+    """A word that counts the exchanges that were lost. It makes each step longer: never used for timing."""
+
+    def __init__(self, word: AtomicWord) -> None:
+        self._word = word
+        self._lost: list[None] = []  # appended to in one step, by any thread
+
+    @property
+    def lost(self) -> int:
+        return len(self._lost)
+
+    def load(self) -> int:
+        return self._word.load()
+
+    def compare_exchange(self, expected: int, new: int) -> bool:
+        if self._word.compare_exchange(expected, new):
+            return True
+        self._lost.append(None)
+        return False
+
+    def fetch_add(self, amount: int) -> int:
+        return self._word.fetch_add(amount)
+
+
+def pin_and_unpin(lease: Lease) -> Loop:
+    """One pin, one unpin."""
+    now = time.monotonic
+
+    def loop(number: int, count: int) -> None:
+        for _ in repeat(None, count):
+            lease.try_pin()
+            lease.unpin(now)
+
+    return loop
+
+
+def plain_count() -> Loop:
+    """One up, one down, each under a lock."""
+    mutex = threading.Lock()
+    users = 0
+
+    def loop(number: int, count: int) -> None:
+        nonlocal users
+        for _ in repeat(None, count):
+            with mutex:
+                users += 1
+            with mutex:
+                users -= 1
+
+    return loop
+
+
+def _measure(name: str, backend: str, threads: int, depth: Depth) -> Sequence[Row]:
+    loop = pin_and_unpin(Lease(BACKENDS[backend](born(0.0, pins=0))))
+    pairs = race(loop, plain_count(), threads, depth)
+    return [
+        Row(
+            name=name,
+            unit="ns",
+            samples=tuple(pairs.ours),
+            rival="int under a Lock",
+            rival_samples=tuple(pairs.rival),
+        )
+    ]
+
+
+def _retries(name: str, backend: str, threads: int, depth: Depth) -> Sequence[Row]:
+    word = CountedWord(BACKENDS[backend](born(0.0, pins=0)))
+    lease = Lease(word)
+    loop = pin_and_unpin(lease)
+    samples = []
+    for _ in range(3):
+        before = word.lost
+        done = served_in_window(threads, sample_seconds(threads, depth), lambda number: loop(number, BATCH))
+        lost = word.lost - before
+        samples.append(1000 * lost / (2 * BATCH * sum(done.results) + lost))
+    assert lease.pins == 0, f"{lease.pins} pins are left of a balanced loop"
+    return [Row(name=name, unit="lost / 1,000", samples=tuple(samples))]
+
+
+def steps(depth: Depth) -> list[Step]:
+    found = []
+    for backend in BACKENDS:
+        for threads in (1, 8):
+            name = f"{backend}: pin + unpin, {threads} thread{'s' * (threads > 1)}"
+            found.append(Step(name, race_seconds(threads, depth), partial(_measure, name, backend, threads, depth)))
+    for backend in BACKENDS:
+        name = f"{backend}: exchanges lost, 8 threads"
+        found.append(Step(name, 3 * sample_seconds(8, depth), partial(_retries, name, backend, 8, depth)))
+    return found
+
+
+QUESTION: Final = Question(
+    "lease", "what a pin and an unpin cost by each kind of word, and how often they retry", steps
+)

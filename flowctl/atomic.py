@@ -1,0 +1,128 @@
+"""One 63-bit word that changes in one step: the ground under every lease.
+
+Three backends, one contract (`tests/test_atomic.py` runs the same tests over all):
+
+`CellWord`     compare-and-swap without a lock, on the one step that a dict does for us atomically
+`LockWord`     compare-and-swap under a lock of its own
+`SectionWord`  compare-and-swap under a lock that the word's busiest path holds anyway: that path changes `value` in
+               place, and every other one comes through `compare_exchange`
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, final
+
+from flowctl import sync
+
+
+class AtomicWord(Protocol):
+    """An int in [0, 2^63) that any thread may change, also a signal handler in the middle of its own thread's call."""
+
+    def load(self) -> int:
+        """The value at some moment of this call. Never blocks."""
+
+    def compare_exchange(self, expected: int, new: int) -> bool:
+        """Store `new` if the value is `expected`, in one step; False if it is not."""
+
+    def fetch_add(self, amount: int) -> int:
+        """Add in one step; the value before."""
+
+
+@final
+class CellWord:
+    """Compare-and-swap emulated without a lock: nothing to get stuck on, and nothing for a fork to mend.
+
+    Each value is a cell. To exchange it is to give its cell a successor, which `setdefault` lets exactly one thread do.
+    """
+
+    __slots__ = ("_cell",)
+
+    def __init__(self, value: int = 0) -> None:
+        # a hint: whoever stores it may come late, so that a reader follows the successors to the newest cell. A thread
+        # that stalls before it stores keeps the chain behind its cell alive for that long.
+        self._cell = sync.Cell(value)
+
+    def _newest(self) -> sync.Cell:
+        cell = self._cell
+        while 1 in cell:
+            cell = cell[1]
+        return cell
+
+    def load(self) -> int:
+        return self._newest().value
+
+    def compare_exchange(self, expected: int, new: int) -> bool:
+        cell = self._newest()
+        if cell.value != expected:
+            return False
+        successor = sync.Cell(new)
+        if cell.setdefault(1, successor) is not successor:
+            return False  # another thread exchanged this very value first
+        self._cell = successor
+        return True
+
+    def fetch_add(self, amount: int) -> int:
+        while True:
+            value = self.load()
+            if self.compare_exchange(value, value + amount):
+                return value
+
+
+@final
+class LockWord:
+    """Compare-and-swap under a re-entrant lock of its own.
+
+    Between the comparison and the store there is no call, hence no place for a handler of the same thread to run.
+    """
+
+    __slots__ = ("_mutex", "_value")
+
+    def __init__(self, value: int = 0) -> None:
+        self._mutex = sync.RLock()  # rank: words, innermost
+        self._value = value
+
+    def load(self) -> int:
+        return self._value
+
+    def compare_exchange(self, expected: int, new: int) -> bool:
+        with self._mutex:
+            if self._value != expected:
+                return False
+            self._value = new
+            return True
+
+    def fetch_add(self, amount: int) -> int:
+        with self._mutex:
+            value = self._value
+            self._value = value + amount
+            return value
+
+
+@final
+class SectionWord:
+    """Compare-and-swap under the lock of a section that the word's busiest path enters anyway.
+
+    Who is inside the section may read and write `value` in place, without a call between the two.
+    """
+
+    __slots__ = ("_section", "value")
+
+    def __init__(self, section: sync.Mutex, value: int = 0) -> None:
+        self._section = section  # re-entrant; rank: the turn
+        self.value = value
+
+    def load(self) -> int:
+        return self.value
+
+    def compare_exchange(self, expected: int, new: int) -> bool:
+        with self._section:
+            if self.value != expected:
+                return False
+            self.value = new
+            return True
+
+    def fetch_add(self, amount: int) -> int:
+        with self._section:
+            value = self.value
+            self.value = value + amount
+            return value

@@ -1,0 +1,108 @@
+"""Queue limits: which of them keeps a request out, and who makes room for it.
+
+Under the turn. Nothing is changed here: evicting and booking are the caller's, in the same section.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from flowctl.band import PriorityBand
+from flowctl.config import Config
+from flowctl.errors import Scope
+from flowctl.flow import Flow
+from flowctl.ledger import Ledger
+from flowctl.policies.displacement import Displacement, Never
+from flowctl.ticket import Ticket, Wait
+
+
+class Room(NamedTuple):
+    """The limit that keeps a request out, or None and those who have to leave for it."""
+
+    full: Scope | None = None
+    victims: Sequence[Ticket] = ()
+    error: Exception | None = None  # what a displacement policy raised: then nobody leaves
+
+
+def make_room(config: Config, ledger: Ledger, ticket: Ticket, wait: Wait, flow: Flow) -> Room:
+    """See whether a request can be queued. Nobody is named in vain: all limits hold without the victims, and some
+    limit would not without any one of them.
+    """
+    victims: dict[int, Ticket] = {}
+    exceeded: list[_Excess] = []
+    for excess in _exceeded(config, ledger, ticket, wait, flow):
+        exceeded.append(excess)
+        try:
+            for victim in excess.policy.victims(flow.band.priority, excess.among):
+                if excess.is_met(victims.values()):
+                    break
+                helps = excess.relieved_by(victim) and (excess.requests > 0 or victim.size)
+                if helps and ledger.queued_ticket(victim.serial) is victim:
+                    victims[victim.serial] = victim
+        except Exception as error:  # noqa: BLE001 - a policy of the user's own; the caller reports it
+            return Room(excess.scope, error=error)
+        if not excess.is_met(victims.values()):
+            return Room(excess.scope)
+    for serial in tuple(victims):  # a large one may have made the smaller ones before it needless
+        victim = victims.pop(serial)
+        if not all(excess.is_met(victims.values()) for excess in exceeded):
+            victims[serial] = victim
+    return Room(victims=list(victims.values()))
+
+
+def _nobody(victim: Ticket) -> bool:
+    return False
+
+
+def _anybody(victim: Ticket) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Excess:
+    """A limit, by how much a request would exceed it, who says who may have to leave, and whose leaving helps."""
+
+    scope: Scope
+    requests: int
+    bytes: int
+    policy: Displacement = Never()
+    among: Sequence[PriorityBand[Flow]] = ()
+    relieved_by: Callable[[Ticket], bool] = _nobody
+
+    def is_met(self, leaving: Iterable[Ticket]) -> bool:
+        """Would the limit hold without these?"""
+        relief = [victim.size for victim in leaving if self.relieved_by(victim)]
+        return len(relief) >= self.requests and sum(relief) >= self.bytes
+
+
+def _exceeded(config: Config, ledger: Ledger, ticket: Ticket, wait: Wait, flow: Flow) -> Iterator[_Excess]:
+    """The limits that this request would exceed, the narrowest first."""
+    band, room, size = flow.band, wait.room, ticket.size
+    limits = band.config
+    over = _over(len(flow.queue), limits.max_requests_per_flow, flow.queue.size + size, limits.max_bytes_per_flow)
+    if any(over):
+        yield _Excess("flow", *over)
+    over = _over(band.queued, limits.max_requests, band.queued_bytes + size, limits.max_bytes)
+    if any(over):
+        yield _Excess("band", *over, limits.displacement, [band], lambda victim: victim.serial in band.backlog)
+    over = _over(ledger.queued, config.max_requests, ledger.queued_bytes + size, config.max_bytes)
+    if any(over):
+        yield _Excess("global", *over, config.displacement, ledger.waiting, _anybody)
+    if room is None:
+        return
+    if ledger.waiting_of[room, flow] >= room.limit_per_flow:
+        yield _Excess("threads per flow", 1, 0)
+    if ledger.waiting_in[room] >= room.limit:
+
+        def waits_there(victim: Ticket) -> bool:
+            return victim.wait is not None and victim.wait.room is room
+
+        yield _Excess("threads", 1, 0, config.displacement, ledger.waiting, waits_there)
+
+
+def _over(queued: int, max_requests: int | None, total_bytes: int, max_bytes: int | None) -> tuple[int, int]:
+    """By how many requests and bytes one more is too much; exactly at a limit is allowed."""
+    requests = 0 if max_requests is None else max(queued + 1 - max_requests, 0)
+    return requests, 0 if max_bytes is None else max(total_bytes - max_bytes, 0)

@@ -1,0 +1,36 @@
+"""Time, and waiting for it: the only module that reads a clock."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol, final
+
+from flowctl.sync import Parking
+
+SLICE = 1.0
+"""The longest that a waiter sleeps in one go, in seconds: then it looks round, whatever became of its waker."""
+
+
+class Clock(Protocol):
+    """A monotonic clock that owns waiting too, so that a test can hold both."""
+
+    def now(self) -> float:
+        """Seconds >= 0 since some moment; never goes back. Called under locks: it must not block, or call back."""
+
+    def park(self, parking: Parking, until: float | None) -> None:
+        """Block until `parking` is woken, `until` has come, or a `SLICE` has passed: the caller looks which.
+
+        Called with no lock held.
+        """
+
+
+@final
+class MonotonicClock:
+    """The system's monotonic clock."""
+
+    __slots__ = ()
+
+    now = staticmethod(time.monotonic)
+
+    def park(self, parking: Parking, until: float | None) -> None:
+        parking.wait(SLICE if until is None else min(SLICE, until - time.monotonic()))

@@ -1,0 +1,472 @@
+"""What a user holds. Reading `admit` from top to bottom tells the route of a request."""
+
+from __future__ import annotations
+
+import logging
+import math
+import traceback
+import weakref
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Self, final
+
+from flowctl import sync
+from flowctl.clock import Clock, MonotonicClock
+from flowctl.collector import TICK, Collector
+from flowctl.config import Config
+from flowctl.errors import Outcome
+from flowctl.flow import Flow
+from flowctl.gate import Gate
+from flowctl.ledger import Ledger
+from flowctl.registry import FlowRegistry
+from flowctl.request import (
+    FlowKey,
+    Request,
+    WaitingRoom,
+    check_count,
+    check_flow_id,
+    check_priority,
+    check_ttl,
+    shown,
+)
+from flowctl.stats import BandStats, CollectReport, Stats
+from flowctl.ticket import Hold, Ticket, Unborn, Wait
+from flowctl.turn import Observer, Turn
+
+logger = logging.getLogger("flowctl")
+
+_ZERO, _ONE = 0, 1  # the interpreter keeps one of each: who passes another goes the longer way round
+
+
+@final
+class FlowController:
+    """Decides which request goes next when more work arrives than a back end can take.
+
+    `gate` says how much may be in flight (several: all must agree). `observer` is told what happened. With
+    `background=False` there is no collector thread, and `collect()` does its work when it is called. All methods may
+    be called from any thread. A forked child finds it empty, with the same configuration.
+
+    >>> from flowctl import ConcurrencyLimit
+    >>> controller = FlowController(gate=ConcurrencyLimit(8))
+    >>> with controller.admit("tenant-a", priority=10, ttl=5.0) as ticket:
+    ...     ticket.state
+    'dispatched'
+    >>> controller.close()
+    True
+    """
+
+    def __init__(
+        self,
+        config: Config | None = None,
+        *,
+        gate: Gate | Sequence[Gate] | None = None,
+        clock: Clock | None = None,
+        observer: Observer | None = None,
+        background: bool = True,
+    ) -> None:
+        if config is not None and not isinstance(config, Config):
+            raise TypeError(f"config must be a Config, not {shown(config)}")
+        if gate is None:
+            raise ValueError("gate is required, and says how much may be in flight: gate=ConcurrencyLimit(8)")
+        gates = tuple(gate) if isinstance(gate, Sequence) else (gate,)
+        for each in gates:
+            if not callable(getattr(each, "admits", None)):
+                raise TypeError(f"gate must be a gate (an object with .admits()), not {shown(each)}")
+        if not gates or len(set(map(id, gates))) < len(gates):
+            raise ValueError(f"gate must be one gate or several different ones, not {shown(gate)}")
+        # fixed after construction
+        self._config = config if config is not None else Config()
+        self._gates = gates
+        self._clock: Clock = clock if clock is not None else MonotonicClock()
+        self._observer = observer
+        self._background = background
+        self._incidents = Incidents()
+        self._closed = False
+        # replaced as a whole in a forked child
+        self._state = self._new_state()
+        sync.renew_after_fork(self)
+
+    def _new_state(self) -> _State:
+        state = _State(self)
+        for gate in self._gates:
+            gate.bind(self, state.turn.change)
+        return state
+
+    # --- the route of a request ------------------------------------------------------------------------------------
+
+    def admit(
+        self,
+        flow: str | FlowKey,
+        *,
+        priority: int = 0,
+        cost: int = _ONE,
+        size: int = _ZERO,
+        ttl: float | None = None,
+        cancel: Callable[[], object] | None = None,
+        metadata: Mapping[str, object] | None = None,
+        room: WaitingRoom | None = None,
+    ) -> Ticket:
+        """Wait for a turn and a seat; the ticket gives them back when its ``with`` block ends, or by `release()`.
+
+        Blocks for at most `ttl` seconds (None: the band's default, 0: not at all); raises a `FlowControlError` if it
+        is refused, `ValueError` or `TypeError` for a bad argument, before anything is booked. `cost` is in seats,
+        `size` in bytes. `cancel` is asked while it waits, and is true when its client has gone. `room` bounds how
+        many wait in the same place.
+        """
+        if (
+            type(flow) is not str
+            or type(priority) is not int
+            or cost is not _ONE  # what is usual is known by its identity, and whatever else is checked in full
+            or size is not _ZERO
+            or ttl is not None
+            or cancel is not None
+            or metadata is not None
+            or room is not None
+        ):
+            flow, priority, cost, size, ttl = _checked(
+                flow, priority, cost=cost, size=size, ttl=ttl, cancel=cancel, metadata=metadata, room=room
+            )
+        state = self._state
+        turn = state.turn
+        try:
+            found = state.bands[priority].flows.entries[flow]  # what is in the table has passed the checks
+        except KeyError:
+            pass
+        else:
+            ticket = Ticket(turn, found, cost, size)
+            if turn.try_grant(ticket, Hold(ticket, turn.hand_in), found):
+                return ticket
+        key = FlowKey(check_flow_id(flow), check_priority(priority))
+        return self._wait(key, cost, size, ttl=ttl, cancel=cancel, metadata=metadata, room=room)
+
+    def try_admit(
+        self,
+        flow: str | FlowKey,
+        *,
+        priority: int = 0,
+        cost: int = 1,
+        size: int = 0,
+        metadata: Mapping[str, object] | None = None,
+    ) -> Ticket:
+        """A seat now, or `Saturated`: never waits. Else as `admit`."""
+        return self.admit(flow, priority=priority, cost=cost, size=size, ttl=0.0, metadata=metadata)
+
+    def submit(self, request: Request, on_settled: Callable[[Ticket], None]) -> Ticket:
+        """Ask for a seat without waiting: `on_settled(ticket)` is called once it is granted or refused.
+
+        It runs in whichever thread settles the ticket, perhaps in this call, and with no lock held; what it raises is
+        logged. Its ticket's `state` and `error` tell how it ended. Raises `TypeError` for a bad argument only.
+        """
+        if not isinstance(request, Request):
+            raise TypeError(f"request must be a Request, not {shown(request)}")
+        if not callable(on_settled):
+            raise TypeError(f"on_settled must be callable, not {shown(on_settled)}")
+        state = self._state
+        ticket = Ticket(state.turn, Unborn(request.flow), request.cost, request.size)
+        now = self._clock.now()
+        received_at = now if request.received_at is None else min(request.received_at, now)
+        wait = Wait(received_at, request.ttl, on_settled=on_settled, metadata=request.metadata)
+        try:
+            self._arrive(state, ticket, wait, request.flow)
+        except BaseException:
+            state.turn.give_up(ticket)
+            raise
+        if ticket.outcome is None:
+            state.look_out(wait.deadline)
+        return ticket
+
+    def _wait(
+        self,
+        key: FlowKey,
+        cost: int,
+        size: int,
+        *,
+        ttl: float | None,
+        cancel: Callable[[], object] | None,
+        metadata: Mapping[str, object] | None,
+        room: WaitingRoom | None,
+    ) -> Ticket:
+        state = self._state
+        ticket = Ticket(state.turn, Unborn(key), cost, size)
+        wait = Wait(self._clock.now(), ttl, parking=sync.Parking(), cancel=cancel, metadata=metadata, room=room)
+        try:
+            self._arrive(state, ticket, wait, key)
+            if ticket.outcome is None:
+                if cancel is not None:
+                    state.look_out(wait.arrived + TICK)
+                self._park(state.turn, ticket, wait)
+        except BaseException:
+            state.turn.give_up(ticket)
+            raise
+        if ticket.outcome is not Outcome.DISPATCHED:
+            error = ticket.error
+            assert error is not None
+            try:
+                raise error
+            finally:
+                del error  # it holds its traceback, and that this frame
+        return ticket
+
+    def _arrive(self, state: _State, ticket: Ticket, wait: Wait, key: FlowKey) -> None:
+        """Have the ticket decided or queued, at a flow that is found or created: the optimistic loop."""
+        registry = state.registry
+        ticket.wait = wait
+        arrived = False
+        while not arrived:
+            key = FlowKey(key.id, registry.nearest(key.priority))
+            flow = registry.find(key)
+            if flow is None:
+                arrived = self._arrive_at_new_flow(state, ticket, wait, key)
+                continue
+            wait.deadline = self._config.deadline(wait.arrived, wait.ttl, flow.band.config.default_ttl)
+            arrived = state.turn.arrive(ticket, wait, flow)
+            if not arrived and flow.lease.is_marked:
+                registry.remove(flow)  # help whoever collects it, and go on: it will be a new flow
+            elif not arrived:
+                wait.scope = "flow"  # it has as many pins as a lease can have
+                state.turn.refuse(ticket, Outcome.REJECTED_CAPACITY)
+                return
+
+    def _arrive_at_new_flow(self, state: _State, ticket: Ticket, wait: Wait, key: FlowKey) -> bool:
+        """The same where the flow has to be created; False if that has to be tried again."""
+        turn = state.turn
+        birth = turn.new_hold(ticket)
+        try:
+            try:
+                flow = state.registry.create(key, partial(turn.adopt, birth))
+                state.look_out()
+            except Exception as error:  # noqa: BLE001 - from a constructor of the user's own: the caller is told why
+                wait.why = error
+                turn.refuse(ticket, Outcome.REJECTED_OTHER)
+                return True
+            wait.deadline = self._config.deadline(wait.arrived, wait.ttl, flow.band.config.default_ttl)
+            return turn.arrive(ticket, wait, flow)
+        finally:
+            turn.disown(birth)  # the ticket has a hold of its own now, or none
+
+    def _park(self, turn: Turn, ticket: Ticket, wait: Wait) -> None:
+        """Wait until the ticket is settled. Whoever gives up takes it out; if dispatch was faster, it is kept."""
+        clock = self._clock
+        assert wait.parking is not None
+        until = None if wait.deadline == math.inf else wait.deadline
+        while ticket.outcome is None:
+            clock.park(wait.parking, until)
+            if ticket.outcome is not None:
+                return
+            if clock.now() >= wait.deadline:
+                turn.withdraw(ticket, Outcome.EVICTED_TTL)
+            elif wait.cancel is not None and turn.client_left(wait.cancel):
+                turn.withdraw(ticket, Outcome.EVICTED_CANCELLED)
+            elif sync.exiting():
+                turn.withdraw(ticket, Outcome.EVICTED_CLOSED)
+            else:
+                turn.help()  # the slice is over: perhaps whoever should have woken us is gone
+
+    # --- looking ---------------------------------------------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        """A snapshot. Each number is exact; those of flows may be a moment older than those of requests."""
+        registry, turn = self._state.registry, self._state.turn
+        flows: Counter[int] = Counter()
+        for shard in registry.shards:
+            flows.update(shard.counts())
+        bands = sorted(registry.bands.entries.copy().items(), reverse=True)
+
+        def snapshot(ledger: Ledger) -> Stats:
+            in_flight: Counter[int] = Counter()
+            for hold in list(ledger.holds.values()):
+                in_flight[hold.flow.band.priority] += hold.cost
+            limits = [gate.limit for gate in self._gates]
+            return Stats(
+                queued=ledger.queued,
+                queued_bytes=ledger.queued_bytes,
+                in_flight=ledger.in_flight,
+                limit=min((limit for limit in limits if limit is not None), default=None),
+                saturation=max(gate.saturation(ledger.in_flight) for gate in self._gates),
+                flows=flows.total(),
+                bands={
+                    priority: BandStats(
+                        priority=priority,
+                        queued=band.queued,
+                        queued_bytes=band.queued_bytes,
+                        in_flight=in_flight[priority],
+                        flows=flows[priority],
+                        max_requests=band.config.max_requests,
+                        max_bytes=band.config.max_bytes,
+                    )
+                    for priority, band in bands
+                },
+                shards=len(registry.shards),
+                dispatched=ledger.dispatched,
+                rejected=ledger.rejected,
+                evicted=ledger.evicted,
+                abandoned=turn.abandoned,
+                repairs=turn.repairs,
+                incidents=self._incidents.count,
+            )
+
+        return turn.read(snapshot)
+
+    def flows(self) -> list[FlowKey]:
+        """The flows that exist, the highest priority first, then by id."""
+        keys = [flow.key for flow in self._state.registry.flows()]
+        return sorted(keys, key=lambda key: (-key.priority, key.id))
+
+    def bands(self) -> list[int]:
+        """The priorities that have a band, the highest first."""
+        return sorted(self._state.bands.copy(), reverse=True)
+
+    # --- upkeep ----------------------------------------------------------------------------------------------------
+
+    def collect(self) -> CollectReport:
+        """Run one whole cycle of the collector, and tell what it took away. Returns at once if one is running."""
+        return self._state.collect()
+
+    def close(self, drain: float | None = None) -> bool:
+        """Refuse whatever comes, evict whatever is queued, wait `drain` seconds at most for what is in flight (None:
+        not at all), stop the collector. True if nothing is left in flight. May be called again.
+        """
+        seconds = check_ttl(drain, "drain")
+        self._closed = True
+        empty = self._state.turn.close(None if seconds is None else self._clock.now() + seconds)
+        self._state.collector.stop(wait=not self._state.turn.is_interrupted())
+        return empty
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self.close()
+
+    def after_fork_in_child(self) -> None:
+        """Called in a forked child, where nothing of the parent's is in flight."""
+        self._state.turn.after_fork_in_child()
+        self._incidents = Incidents()
+        self._state = self._new_state()
+
+    def _check(self) -> None:
+        """Assert every invariant. At rest: nothing is being created or collected."""
+        self._state.turn._check()
+        self._state.registry._check()
+
+
+@final
+class _State:
+    """All of a controller that changes. A forked child gets a new one, and never looks at the old."""
+
+    __slots__ = ("_background", "_cycle", "_mutex", "_owner", "bands", "collector", "registry", "turn")
+
+    def __init__(self, controller: FlowController) -> None:
+        config, clock = controller._config, controller._clock
+        # fixed after construction
+        self._owner = weakref.ref(controller)
+        self._background = controller._background
+        self.turn = Turn(config, controller._gates, clock, controller._observer, controller._incidents.report)
+        self.registry = FlowRegistry(config, clock, self.turn.lock)
+        self.bands = self.registry.bands.entries
+        assert config.gc_interval is not None
+        self.collector = Collector(self, clock, config.gc_interval, controller._incidents.report)
+        # guarded by _mutex (re-entrant for handlers; rank: alone): a cycle runs for as long as its token lives
+        self._mutex = sync.RLock()
+        self._cycle: weakref.ref[_Cycle] | None = None
+        if controller._closed:
+            self.turn.close(None)
+
+    def look_out(self, awake_by: float = math.inf) -> None:
+        """See that the collector runs, and looks round at this time."""
+        if self._background:
+            self.collector.ensure(awake_by)
+
+    def collect(self) -> CollectReport:
+        token = _Cycle()
+        with self._mutex:
+            if self._cycle is not None and self._cycle() is not None:
+                return CollectReport()
+            self._cycle = weakref.ref(token)
+        try:
+            self.turn.tick()
+            suspects: list[Flow] = []
+            flows = self.registry.sweep_flows(pinned=suspects.append)
+            self.turn.audit(suspects, repairs=self.registry.audit_bands())
+            return CollectReport(flows=flows, bands=self.registry.sweep_bands(), shards=0)
+        finally:
+            del token  # whoever keeps an exception keeps this frame
+
+    def tick(self) -> None:
+        self.turn.tick()
+
+    def needs_ticks(self) -> bool:
+        return self.turn.has_probes()
+
+    def next_deadline(self) -> float:
+        return self.turn.next_deadline()
+
+    def in_use(self) -> bool:
+        return self._owner() is not None or bool(self.turn.ledger.holds)
+
+
+@final
+class _Cycle:
+    """Stands for one running cycle of the collector, in the frame that runs it."""
+
+    __slots__ = ("__weakref__",)
+
+
+@final
+class Incidents:
+    """Counts and logs what foreign code raised: the 1st, 2nd, 4th, 8th, ... of a kind with its traceback."""
+
+    __slots__ = ("_by_kind", "_mutex", "count")
+
+    def __init__(self) -> None:
+        self._mutex = sync.RLock()  # re-entrant for handlers; rank: alone
+        # written under _mutex, read by anyone
+        self._by_kind: Counter[str] = Counter()
+        self.count = 0
+
+    def report(self, what: str, error: BaseException) -> None:
+        with self._mutex:
+            self.count += 1
+            self._by_kind[what] += 1
+            nth = self._by_kind[what]
+        if nth & (nth - 1) == 0:
+            # as text: a record that keeps the exception would keep its frames, and their tickets, alive
+            text = "".join(traceback.format_exception(error)).rstrip()
+            logger.error("%s failed (no. %d of its kind)\n%s", what, nth, text)
+
+
+def _checked(
+    flow: object,
+    priority: object,
+    *,
+    cost: object,
+    size: object,
+    ttl: object,
+    cancel: object,
+    metadata: object,
+    room: object,
+) -> tuple[str, int, int, int, float | None]:
+    """Check all arguments of `admit`; those that are booked, as their exact types."""
+    exact = check_priority(priority)
+    if isinstance(flow, FlowKey):
+        of_the_key = check_priority(flow.priority)
+        if exact not in (0, of_the_key):
+            raise ValueError(f"priority must be that of the FlowKey ({of_the_key}), not {exact}")
+        flow, exact = flow.id, of_the_key
+    if cancel is not None and not callable(cancel):
+        raise TypeError(f"cancel must be callable, not {shown(cancel)}")
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise TypeError(f"metadata must be a mapping, not {shown(metadata)}")
+    if room is not None and not isinstance(room, WaitingRoom):
+        raise TypeError(f"room must be a WaitingRoom, not {shown(room)}")
+    return (
+        check_flow_id(flow),
+        exact,
+        check_count("cost", cost, at_least=1),
+        check_count("size", size, at_least=0),
+        check_ttl(ttl),
+    )

@@ -1,0 +1,49 @@
+"""A flow: a key, a lease, a queue, and where it belongs."""
+
+from __future__ import annotations
+
+from typing import Protocol, final
+
+from flowctl.atomic import SectionWord
+from flowctl.band import Place, PriorityBand
+from flowctl.lease import Lease
+from flowctl.queue import FlowQueue
+from flowctl.request import FlowKey
+
+
+class Home(Protocol):
+    """A shard, as far as its flows care."""
+
+    def attach(self, flow: Flow) -> bool: ...
+
+    def detach(self, flow: Flow) -> bool: ...
+
+
+@final
+class Flow:
+    """All there is of one flow. It is pinned while any request of it is queued or in flight."""
+
+    __slots__ = ("band", "detached", "finish", "id", "place", "queue", "shard", "start", "word")
+
+    def __init__(self, flow_id: str, band: PriorityBand[Flow], shard: Home, word: SectionWord) -> None:
+        # fixed after construction, but for the shard until it is attached
+        self.id = flow_id
+        self.band = band
+        self.shard = shard
+        # its lease; the section that changes it in place is the turn
+        self.word = word
+        # guarded by the turn
+        self.queue = FlowQueue()
+        self.start: float = 0
+        self.finish: float = 0
+        self.place: Place | None = None
+        # flipped once, under its shard's write lock
+        self.detached = False
+
+    @property
+    def key(self) -> FlowKey:
+        return FlowKey(self.id, self.band.priority)
+
+    @property
+    def lease(self) -> Lease:
+        return Lease(self.word)

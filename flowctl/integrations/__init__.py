@@ -1,0 +1,1 @@
+"""Front ends for servers: each is a thin skin of `FlowController`."""

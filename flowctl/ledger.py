@@ -1,0 +1,269 @@
+"""The books of the turn: who holds what, who waits where, and what that adds up to.
+
+B1  Seats in flight are the sum of the costs of the holds; a flow's pins are the number of its holds.
+B2  A ticket is queued exactly while it is in its flow's queue, in its band's backlog, and in every count of both.
+B3  All other books can be made anew from the holds (`rebuild`).
+
+An exception may arrive wherever a thread makes or leaves a call, and nowhere else. So each step that has to be whole
+is a run of plain stores without a call between them; what takes calls (queues, heaps) is what `rebuild` can mend: a
+hold is entered before its ticket is queued, and leaves after it.
+
+Guarded by the turn, all of it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import insort
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final, final
+
+from flowctl.band import PriorityBand
+from flowctl.flow import Flow
+from flowctl.lease import MARKED_FOR_DELETION, ONE_PIN, PINNABLE_BELOW, STAMP_MASK
+from flowctl.request import WaitingRoom
+from flowctl.ticket import Hold, Ticket, Wait
+
+NOBODY: Final = -math.inf
+
+
+@final
+class Ledger:
+    """Plain books: no lock, no clock, no decision."""
+
+    __slots__ = (
+        "_deadlines",
+        "waiting_in",
+        "waiting_of",
+        "closed",
+        "dispatched",
+        "evicted",
+        "holds",
+        "in_flight",
+        "probed",
+        "queued",
+        "queued_bytes",
+        "rejected",
+        "serial",
+        "top",
+        "waiting",
+    )
+
+    def __init__(self) -> None:
+        # how many wait in each room, in all and of each flow
+        self.waiting_in: Counter[WaitingRoom] = Counter()
+        self.waiting_of: Counter[tuple[WaitingRoom, Flow]] = Counter()
+        self.holds: dict[int, Hold[Flow]] = {}
+        self.serial = 0  # of the latest arrival
+        self.in_flight = 0
+        self.queued = 0
+        self.queued_bytes = 0
+        self.waiting: list[PriorityBand[Flow]] = []  # the bands where something is queued, lowest priority first
+        self.top = NOBODY  # whom an arrival must exceed in priority to go before everybody who waits
+        # of the queued tickets that no thread waits for, with what was settled since: (deadline, serial), a heap
+        self._deadlines: list[tuple[float, int]] = []
+        # of the queued tickets whose client may leave: how to ask
+        self.probed: dict[int, Callable[[], object]] = {}
+        self.closed = False
+        self.dispatched = 0
+        self.rejected = 0
+        self.evicted = 0
+
+    # --- holds -----------------------------------------------------------------------------------------------------
+
+    def adopt(self, hold: Hold[Flow], flow: Flow) -> None:
+        """Enter the hold of a flow's creator: it owns the pin that the flow was born with."""
+        self.serial = serial = self.serial + 1
+        hold.flow, hold.serial, hold.cost, hold.returned = flow, serial, 0, False
+        self.holds[serial] = hold
+
+    def enter(self, ticket: Ticket, hold: Hold[Flow], flow: Flow) -> bool:
+        """Enter an arrival's hold, with a pin; False if the flow cannot be pinned."""
+        if flow.word.value >= PINNABLE_BELOW:
+            return False
+        self.serial = serial = self.serial + 1
+        hold.flow, hold.serial, hold.cost, hold.returned = flow, serial, 0, False
+        ticket._flow, ticket.serial = flow, serial
+        self.holds[serial] = hold
+        flow.word.value += ONE_PIN
+        return True
+
+    def drop(self, serial: int, now_ms: int) -> Hold[Flow] | None:
+        """Take a hold out, with its pin and its seats; None if it was out already."""
+        try:
+            hold = self.holds[serial]
+        except KeyError:
+            return None
+        word = hold.flow.word
+        value = word.value
+        stamp = value & STAMP_MASK
+        if (now_ms - stamp) & STAMP_MASK > STAMP_MASK // 2:
+            now_ms = stamp  # we come late: the stamp does not go back
+        # from here to the end without a call: no exception can come between the hold and what it held
+        del self.holds[serial]
+        self.in_flight -= hold.cost
+        word.value = value - ONE_PIN - stamp + now_ms
+        return hold
+
+    # --- the queues ------------------------------------------------------------------------------------------------
+
+    def enqueue(self, ticket: Ticket, wait: Wait, flow: Flow) -> None:
+        """Book a place for a ticket that has entered, and queue it."""
+        band = flow.band
+        if not band.backlog:
+            insort(self.waiting, band, key=_priority)
+        band.push(flow, ticket)
+        self.queued += 1
+        self.queued_bytes += ticket.size
+        if wait.room is not None:
+            self._count_waiting(wait.room, flow, 1)
+        if wait.cancel is not None:
+            self.probed[ticket.serial] = wait.cancel
+        if wait.on_settled is not None and wait.deadline < math.inf:
+            self._file_deadline(wait.deadline, ticket.serial)
+        self._retop()
+
+    def dequeue(self, ticket: Ticket, wait: Wait, flow: Flow) -> None:
+        """Take a queued ticket out, wherever it stands, and give its place back."""
+        band = flow.band
+        band.withdraw(flow, ticket)
+        self.queued -= 1
+        self.queued_bytes -= ticket.size
+        if wait.room is not None:
+            self._count_waiting(wait.room, flow, -1)
+        self.probed.pop(ticket.serial, None)
+        if not band.backlog:
+            self.waiting.remove(band)
+        self._retop()
+
+    def next_deadline(self) -> float:
+        """The earliest of those that no thread waits for; infinite if there is none."""
+        while self._deadlines and self.queued_ticket(self._deadlines[0][1]) is None:
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else math.inf
+
+    def pop_due(self, now: float, most: int) -> list[Ticket]:
+        """At most so many of them whose deadline has come."""
+        due: list[Ticket] = []
+        while len(due) < most and self.next_deadline() <= now:
+            ticket = self.queued_ticket(heapq.heappop(self._deadlines)[1])
+            assert ticket is not None
+            due.append(ticket)
+        return due
+
+    def _file_deadline(self, deadline: float, serial: int) -> None:
+        heapq.heappush(self._deadlines, (deadline, serial))
+        if len(self._deadlines) > 2 * self.queued + 64:  # more stale entries than live ones
+            self._deadlines = [entry for entry in self._deadlines if self.queued_ticket(entry[1]) is not None]
+            heapq.heapify(self._deadlines)
+
+    def queued_ticket(self, serial: int) -> Ticket | None:
+        """The ticket of this serial, if it is queued."""
+        hold = self.holds.get(serial)
+        ticket = None if hold is None else hold()
+        return None if ticket is None or ticket.outcome is not None or ticket.serial != serial else ticket
+
+    def close(self) -> None:
+        """Nobody goes first any more."""
+        self.closed = True
+        self._retop()
+
+    def _retop(self) -> None:
+        self.top = math.inf if self.closed else self.waiting[-1].priority if self.waiting else NOBODY
+
+    def _count_waiting(self, room: WaitingRoom, flow: Flow, change: int) -> None:
+        self.waiting_in[room] += change
+        self.waiting_of[room, flow] += change
+        if not self.waiting_of[room, flow]:
+            del self.waiting_of[room, flow]
+        if not self.waiting_in[room]:
+            del self.waiting_in[room]
+
+    # --- repair ----------------------------------------------------------------------------------------------------
+
+    def pins_by_flow(self) -> Counter[Flow]:
+        """How many holds each flow has."""
+        return Counter([hold.flow for hold in list(self.holds.values())])
+
+    def is_sound(self) -> bool:
+        """Do the books agree with the holds? O(holds)."""
+        holds = list(self.holds.values())
+        return (
+            self.in_flight == sum([hold.cost for hold in holds])
+            and self.queued == len([hold for hold in holds if self.queued_ticket(hold.serial) is not None])
+            and self.queued == sum([band.queued for band in self.waiting])
+            and all(_pins(flow) == pins for flow, pins in self.pins_by_flow().items())
+        )
+
+    def recount(self, flows: Sequence[Flow]) -> int:
+        """Take away those pins of these flows that no hold has; of how many flows."""
+        pins = self.pins_by_flow()
+        mended = 0
+        for flow in flows:
+            word = flow.word.value
+            if word < MARKED_FOR_DELETION and word // ONE_PIN != pins[flow]:
+                flow.word.value = word % ONE_PIN + pins[flow] * ONE_PIN
+                mended += 1
+        return mended
+
+    def rebuild(self) -> None:
+        """Make every other book anew from the holds. O(holds log holds)."""
+        for serial, hold in tuple(self.holds.items()):
+            ticket = hold()
+            if ticket is not None and ticket.outcome is not None and not hold.cost and ticket.serial == serial:
+                del self.holds[serial]  # it was refused, and its hold was to be next
+        holds = sorted(self.holds.values(), key=_serial)
+        alive = [hold() for hold in holds]  # some tickets live by their queue alone, and that is emptied now
+        flows = {hold.flow for hold in holds}
+        for flow in flows:
+            flow.queue.clear()
+            flow.place = None
+        for band in {flow.band for flow in flows} | set(self.waiting):
+            band.clear()
+        self.waiting_in.clear()
+        self.waiting_of.clear()
+        self.waiting.clear()
+        self.probed.clear()
+        self._deadlines.clear()
+        self.queued = self.queued_bytes = 0
+        self.in_flight = sum([hold.cost for hold in holds])
+        for flow, pins in self.pins_by_flow().items():
+            flow.word.value = flow.word.value % ONE_PIN + pins * ONE_PIN
+        for hold, ticket in zip(holds, alive, strict=True):
+            if ticket is not None and self.queued_ticket(hold.serial) is ticket:
+                assert ticket.wait is not None
+                self.enqueue(ticket, ticket.wait, hold.flow)
+        self._retop()
+
+    def _check(self) -> None:
+        holds = self.holds.values()
+        queued = [(ticket, hold.flow) for hold in holds if (ticket := self.queued_ticket(hold.serial)) is not None]
+        assert self.in_flight == sum(hold.cost for hold in holds), "B1: seats against holds"
+        assert self.in_flight >= 0, "B1: seats below 0"
+        for flow, pins in self.pins_by_flow().items():
+            assert flow.word.value < MARKED_FOR_DELETION, f"L1: {flow.key} is held and marked"
+            assert _pins(flow) == pins, f"B1: {flow.key} has {_pins(flow)} pins and {pins} holds"
+        assert self.queued == len(queued), "B2: queued"
+        assert self.queued_bytes == sum(ticket.size for ticket, _ in queued), "B2: queued bytes"
+        priorities = [band.priority for band in self.waiting]
+        assert priorities == sorted({flow.band.priority for _, flow in queued}), "B2: waiting bands"
+        assert self.queued == sum(band.queued for band in self.waiting), "B2: backlogs"
+        in_rooms = Counter(ticket.wait.room for ticket, _ in queued if ticket.wait is not None and ticket.wait.room)
+        assert self.waiting_in == in_rooms, "B2: waiting rooms"
+        assert self.waiting_of.total() == in_rooms.total(), "B2: waiting rooms, by flow"
+        for band in self.waiting:
+            band._check()
+
+
+def _pins(flow: Flow) -> int:
+    return flow.word.value % MARKED_FOR_DELETION // ONE_PIN
+
+
+def _serial(hold: Hold[Flow]) -> int:
+    return hold.serial
+
+
+def _priority(band: PriorityBand[Flow]) -> int:
+    return band.priority

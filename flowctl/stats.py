@@ -1,0 +1,55 @@
+"""Snapshots: what the controller tells about itself. Frozen, and safe to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class CollectReport(NamedTuple):
+    """How much one `FlowController.collect()` took away."""
+
+    flows: int = 0
+    bands: int = 0
+    shards: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BandStats:
+    """One priority band: requests queued and their bytes, seats in use, flows that exist, its limits (None: none)."""
+
+    priority: int
+    queued: int
+    queued_bytes: int
+    in_flight: int
+    flows: int
+    max_requests: int | None
+    max_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """One controller at one moment.
+
+    `in_flight` and `limit` are in seats; `saturation` is how full the back end is (1.0: full). `dispatched`,
+    `rejected` and `evicted` count since the process began (or was forked): together with `queued` they are every
+    request that was ever decided on. `abandoned` tickets were granted, dropped without a release, and found.
+    `repairs` counts books that were put right after an exception had torn them, `incidents` what a policy, observer,
+    probe or callback raised.
+    """
+
+    queued: int
+    queued_bytes: int
+    in_flight: int
+    limit: int | None
+    saturation: float
+    flows: int
+    bands: Mapping[int, BandStats]
+    shards: int
+    dispatched: int
+    rejected: int
+    evicted: int
+    abandoned: int
+    repairs: int
+    incidents: int

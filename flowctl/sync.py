@@ -1,0 +1,213 @@
+"""The one door through which threads, locks and queues come in.
+
+Everything else writes ``from flowctl import sync`` and constructs ``sync.Lock()``, so that a test can put its own
+primitives in their place and run the real code one step at a time. The lock order stands in ``docs/design.md``.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import Literal, Protocol, final
+
+from readerwriterlock import rwlock
+
+Lock = threading.Lock
+RLock = threading.RLock
+Condition = threading.Condition
+Thread = threading.Thread
+get_ident = threading.get_ident
+
+
+@final
+class Cell(dict[int, "Cell"]):
+    """One value of an `atomic.CellWord`, and under the key 1 the cell that came after it.
+
+    `cell.setdefault(1, new) is new` is the one step in which exactly one of many threads wins: a dict does it whole,
+    with the GIL and without.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+
+class Mutex(Protocol):
+    """What `Lock` and `RLock` have in common: taken by ``with``, and by ``with`` only."""
+
+    def __enter__(self) -> bool: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+
+@final
+class Parking:
+    """Where one thread waits to be woken; a wake-up that comes first is kept."""
+
+    __slots__ = ("_queue",)
+
+    def __init__(self) -> None:
+        # of all that Python has, this hands over fastest where there is no GIL, and ties elsewhere
+        self._queue: SimpleQueue[None] = SimpleQueue()
+
+    def wake(self) -> None:
+        """Wake the waiter, now or when it comes. Never blocks."""
+        self._queue.put(None)
+
+    def wait(self, seconds: float) -> bool:
+        """Block until woken, for at most so many seconds; True if woken."""
+        try:
+            self._queue.get(timeout=max(seconds, 0.0))
+        except Empty:
+            return False
+        return True
+
+
+def start_thread(run: Callable[[], None], name: str) -> threading.Thread:
+    """Start a daemon thread. Raises `RuntimeError` where the system or an exiting interpreter has none to give."""
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+def exiting() -> bool:
+    """True once the main thread has ended: what waits now holds up the interpreter's exit."""
+    return not threading.main_thread().is_alive()
+
+
+# --- a reader-writer lock that heals -----------------------------------------------------------------------------
+
+STUCK_AFTER = 5.0
+"""Seconds without any movement after which a `RWLock` is taken for broken."""
+
+
+@final
+class _BoundedLock:
+    """The lock that `RWLockFair` is built of. An untimed `acquire` gives up in the end: the library's own `release`
+    takes a lock without a timeout, and would wait for ever behind a thread that an exception threw out of it.
+    """
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if not blocking:
+            return self._lock.acquire(blocking=False)
+        return self._lock.acquire(timeout=STUCK_AFTER if timeout < 0 else timeout)
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def locked(self) -> bool:
+        return self._lock.locked()
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self.release()
+
+
+@final
+class RWLock:
+    """Many readers or one writer, first come first served between them. Not re-entrant.
+
+    An exception that lands inside the library's own code (a signal handler that raises) leaves its lock broken for
+    ever. So a lock on which nothing has moved for `STUCK_AFTER` seconds is replaced by a new one, and counted in
+    `replaced`. What it guards must therefore survive a reader and a writer at once: each single step on it is atomic.
+    """
+
+    __slots__ = ("_lock", "_mending", "_moves", "replaced")
+
+    def __init__(self) -> None:
+        self._mending = Lock()  # rank: innermost
+        # guarded by _mending, read by anyone
+        self._lock = rwlock.RWLockFair(lock_factory=_BoundedLock)
+        self.replaced = 0
+        # a sign of life: written by anyone, only ever compared for change
+        self._moves = 0
+
+    def read(self) -> _Side:
+        """A context manager that shares the lock with other readers. Blocks."""
+        return _Side(self, "read")
+
+    def write(self) -> _Side:
+        """A context manager that has the lock alone. Blocks."""
+        return _Side(self, "write")
+
+    def acquire(self, side: Literal["read", "write"]) -> rwlock.Lockable:
+        while True:
+            lock, moves = self._lock, self._moves
+            handle = lock.gen_rlock() if side == "read" else lock.gen_wlock()
+            if handle.acquire(timeout=STUCK_AFTER):
+                self._moves += 1
+                return handle
+            with self._mending:
+                if self._lock is lock and self._moves == moves:
+                    self._lock = rwlock.RWLockFair(lock_factory=_BoundedLock)
+                    self.replaced += 1
+
+
+@final
+class _Side:
+    """One use of one side of a `RWLock`."""
+
+    __slots__ = ("_handle", "_lock", "_side")
+
+    def __init__(self, lock: RWLock, side: Literal["read", "write"]) -> None:
+        self._lock = lock
+        self._side: Literal["read", "write"] = side
+
+    def __enter__(self) -> None:
+        self._handle = self._lock.acquire(self._side)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self._handle.release()
+
+
+# --- fork ---------------------------------------------------------------------------------------------------------
+
+
+class Forked(Protocol):
+    """Something whose state a forked child must not share with its parent."""
+
+    def after_fork_in_child(self) -> None:
+        """Replace the state; read nothing that another thread of the parent may have been changing."""
+
+
+# a tuple that is replaced, never changed: the child may read it whatever the parent's threads were doing
+_forked: tuple[weakref.ref[Forked], ...] = ()
+# guards _forked; made on first use, since an import makes no lock
+_forked_mutex: dict[str, threading.Lock] = {}
+
+
+def renew_after_fork(thing: Forked) -> None:
+    """From now on call `thing.after_fork_in_child()` in each forked child, for as long as the thing lives."""
+    global _forked  # noqa: PLW0603 - the one registry of the process
+    with _forked_mutex.setdefault("mutex", Lock()):
+        _forked = (*(ref for ref in _forked if ref() is not None), weakref.ref(thing))
+
+
+def _after_fork_in_child() -> None:
+    global _forked_mutex  # noqa: PLW0603 - a thread of the parent may have held it
+    _forked_mutex = {}
+    for ref in _forked:
+        thing = ref()
+        if thing is not None:
+            thing.after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,191 @@
+"""A request's life: queued, then dispatched and released, or refused. It settles exactly once."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Final, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, final
+
+from flowctl.errors import FlowControlError, Outcome, Scope, error_for
+from flowctl.request import FlowKey, WaitingRoom
+from flowctl.sync import Parking
+
+ReleaseOutcome = Literal["ok", "dropped", "ignored"]
+State = Literal["queued", "dispatched", "released", "refused"]
+
+
+class Desk(Protocol):
+    """Where a ticket is decided and given back."""
+
+    def release(self, ticket: Ticket, outcome: ReleaseOutcome) -> bool: ...
+
+    def withdraw(self, ticket: Ticket, outcome: Outcome) -> bool: ...
+
+    def is_held(self, ticket: Ticket) -> bool: ...
+
+
+class Keyed(Protocol):
+    """A ticket's flow, as far as the ticket cares."""
+
+    @property
+    def key(self) -> FlowKey: ...
+
+
+class Unborn(NamedTuple):
+    """Stands for a flow that does not exist yet, or could not be created."""
+
+    key: FlowKey
+
+
+@final
+class Wait:
+    """What a ticket has only if it may have to wait."""
+
+    __slots__ = (
+        "arrived",
+        "cancel",
+        "deadline",
+        "metadata",
+        "on_settled",
+        "parking",
+        "room",
+        "scope",
+        "settled_at",
+        "ttl",
+        "why",
+    )
+
+    def __init__(
+        self,
+        arrived: float,
+        ttl: float | None,
+        *,
+        parking: Parking | None = None,
+        on_settled: Callable[[Ticket], None] | None = None,
+        cancel: Callable[[], object] | None = None,
+        metadata: Mapping[str, object] | None = None,
+        room: WaitingRoom | None = None,
+    ) -> None:
+        # fixed after construction; seconds of the clock
+        self.arrived = arrived
+        self.ttl = ttl  # as it was asked for
+        self.deadline = math.inf  # known once the band is
+        self.parking = parking
+        self.on_settled = on_settled
+        self.cancel = cancel
+        self.metadata = metadata
+        self.room = room
+        # written under the turn before the outcome is, read by anyone after
+        self.settled_at = arrived
+        self.scope: Scope | None = None
+        self.why: BaseException | None = None
+
+
+@final
+class Ticket:
+    """One request's place in the queue, and then its seat. Leaving its ``with`` block gives the seat back.
+
+    A ticket may be released by any thread, also by a signal handler. One that is dropped without a release is found
+    and given back, and counted.
+
+    >>> from flowctl import ConcurrencyLimit, FlowController
+    >>> with FlowController(gate=ConcurrencyLimit(1)) as controller:
+    ...     with controller.admit("tenant-a") as ticket:
+    ...         state = ticket.state
+    >>> state, ticket.state, ticket.outcome
+    ('dispatched', 'released', <Outcome.DISPATCHED: 'dispatched'>)
+    """
+
+    __slots__ = ("__weakref__", "_desk", "_flow", "cost", "outcome", "serial", "size", "wait")
+
+    def __init__(self, desk: Desk, flow: Keyed, cost: int, size: int) -> None:
+        # fixed after construction
+        self._desk = desk
+        self.cost: Final = cost
+        self.size: Final = size
+        # written under the turn, read by anyone; the outcome last
+        self._flow = flow
+        self.serial = 0
+        self.wait: Wait | None = None
+        self.outcome: Outcome | None = None
+
+    @property
+    def key(self) -> FlowKey:
+        """The flow that it counts for."""
+        return self._flow.key
+
+    @property
+    def state(self) -> State:
+        if self.outcome is None:
+            return "queued"
+        if self.outcome is not Outcome.DISPATCHED:
+            return "refused"
+        return "dispatched" if self._desk.is_held(self) else "released"
+
+    @property
+    def waited(self) -> float:
+        """Seconds from its arrival until it was settled; 0.0 while it is queued."""
+        return 0.0 if self.wait is None else self.wait.settled_at - self.wait.arrived
+
+    @property
+    def error(self) -> FlowControlError | None:
+        """Why it was refused, as a new exception to raise; None if it was not."""
+        outcome = self.outcome
+        if outcome is None or outcome is Outcome.DISPATCHED:
+            return None
+        scope = None if self.wait is None else self.wait.scope
+        error = error_for(outcome)(
+            f"the queue is full ({scope} limit)" if scope else "", key=self.key, waited=self.waited, scope=scope
+        )
+        error.__cause__ = None if self.wait is None else self.wait.why
+        return error
+
+    def release(self, outcome: ReleaseOutcome | None = None) -> bool:
+        """Give the seat back and let the next one go; True if this call did, False if it was done, or never granted.
+
+        `outcome` says how the work went, for adaptive limits: "ok" (what None means), "dropped" (the back end was
+        overloaded), or "ignored" (tells nothing). Never waits for another request. Raises `RuntimeError` while the
+        ticket is queued (that is `cancel`), `ValueError` for another outcome.
+        """
+        if outcome is None:
+            outcome = "ok"
+        elif outcome not in ("ok", "dropped", "ignored"):
+            raise ValueError(f'outcome must be "ok", "dropped" or "ignored", not {outcome!r}')
+        if self.outcome is None:
+            raise RuntimeError("release of a ticket that is still queued: cancel() takes it out")
+        return self._desk.release(self, outcome)
+
+    def cancel(self) -> bool:
+        """Take it out of its queue; False if it was decided already. A seat is given back by `release`, not by this."""
+        return self._desk.withdraw(self, Outcome.EVICTED_CANCELLED)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self.release("ok" if kind is None else "dropped")
+
+    def __repr__(self) -> str:
+        return f"<Ticket {self.key.id!r} at {self.key.priority}: {self.state}>"
+
+
+F = TypeVar("F")
+
+
+class Hold(weakref.ref[Ticket], Generic[F]):
+    """A ticket's claim: on a pin of its flow, and, once it is granted, on `cost` seats.
+
+    The holds are the truth from which every other book of the turn can be made anew. A hold outlives its ticket: when
+    that is dropped, its callback (a C function, which no interrupt can split) hands the hold in to be given back.
+    """
+
+    __slots__ = ("cost", "flow", "returned", "serial")
+
+    flow: F
+    cost: int  # 0 until granted
+    serial: int  # 0 until it is in the books
+    returned: bool  # by a handler that interrupted a section of its own thread, which gives it back at its end

@@ -1,0 +1,618 @@
+"""The turn: the one lock under which it is decided who goes next.
+
+T1  A request settles exactly once, in a section of the turn: by never entering its queue, or by leaving it.
+T2  After a section nobody who waits could go; or the rest of the round is owed, and whoever passes next runs it.
+T3  A section that an exception tore leaves the lock free and says so; the next one mends the books first.
+
+Whoever changes anything that a decision reads does it by `change`, or by a section that is one with its change
+(`try_grant`, `release`), and runs the round in that same section. Of foreign code only the arithmetic of policies and
+gates runs under the lock; wake-ups, callbacks and reports come after it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Final, ParamSpec, Protocol, TypeVar, final
+
+from flowctl import sync
+from flowctl.band import PriorityBand
+from flowctl.capacity import make_room
+from flowctl.clock import Clock
+from flowctl.config import Config
+from flowctl.errors import Outcome
+from flowctl.flow import Flow
+from flowctl.gate import Gate
+from flowctl.lease import ONE_PIN, PINNABLE_BELOW, STAMP_MASK, to_ms
+from flowctl.ledger import NOBODY, Ledger
+from flowctl.ticket import Hold, ReleaseOutcome, Ticket, Wait
+
+_DISPATCHED: Final = Outcome.DISPATCHED  # bound once: on 3.11 each look at an enum's member costs 100 ns
+
+SETTLED_A_SECTION: Final = 64
+"""After so many the lock is offered to others, and the round goes on after them."""
+
+
+class Observer(Protocol):
+    """Told what happened, by whichever thread passes, with no lock held. What it raises is counted and logged."""
+
+    def settled(self, ticket: Ticket) -> None:
+        """The ticket was granted or refused."""
+
+    def released(self, ticket: Ticket, outcome: ReleaseOutcome) -> None:
+        """The ticket's seat was given back."""
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Report = Callable[[str, BaseException], None]
+"""Told what raised which exception; called with no lock held."""
+
+Act = Callable[[float], None]
+"""A change, made under the lock at a time in seconds of the clock."""
+
+
+@final
+class Turn:
+    """Grants, queues, withdraws and releases tickets: the desk of every ticket of its controller."""
+
+    __slots__ = (
+        "_busy",
+        "_clock",
+        "_config",
+        "_drainers",
+        "_gates",
+        "_incidents",
+        "_now",
+        "_observer",
+        "_owed",
+        "_report",
+        "_returns",
+        "_settled",
+        "_torn",
+        "_wakers",
+        "abandoned",
+        "hand_in",
+        "ledger",
+        "lock",
+        "repairs",
+    )
+
+    def __init__(
+        self, config: Config, gates: Sequence[Gate], clock: Clock, observer: Observer | None, report: Report
+    ) -> None:
+        # fixed after construction
+        self._config = config
+        self._gates = tuple(gates)
+        self._clock = clock
+        self._now = clock.now
+        self._observer = observer
+        self._report = report
+        # re-entrant, because a signal handler or finaliser may come back here in the middle of a section of its own
+        # thread; `_busy` tells it so. Rank: alone, but for words; taken by `with` only.
+        self.lock = sync.RLock()
+        # guarded by lock
+        self.ledger = Ledger()
+        self._busy = False
+        self.abandoned = 0
+        self.repairs = 0
+        # written under lock, read by anyone
+        self._torn = False
+        self._owed = False
+        # fed and emptied in single steps by anyone
+        self._returns: deque[Hold[Flow] | Act] = deque()
+        self.hand_in = self._returns.append
+        self._settled: deque[Ticket] = deque()
+        self._incidents: deque[tuple[str, BaseException]] = deque()
+        self._drainers: deque[sync.Parking] = deque()
+        self._wakers: set[int] = set()
+
+    def new_hold(self, ticket: Ticket) -> Hold[Flow]:
+        """A hold for a ticket; once it is in the books, it comes back by itself when the ticket is dropped."""
+        hold: Hold[Flow] = Hold(ticket, self.hand_in)
+        hold.serial = 0
+        return hold
+
+    # --- arriving --------------------------------------------------------------------------------------------------
+
+    def try_grant(self, ticket: Ticket, hold: Hold[Flow], flow: Flow) -> bool:
+        """Grant on the spot, if nobody of this or a higher priority waits and there is room. One section, no queue."""
+        ledger = self.ledger
+        with self.lock:
+            if self._busy or self._torn:
+                return False
+            self._busy = True
+            try:
+                priority = flow.band.priority
+                if priority <= ledger.top or not self._has_room_locked(ticket.cost, priority):
+                    return False
+                value = flow.word.value
+                if value >= PINNABLE_BELOW:
+                    return False
+                # plain stores from here on: no exception can come between them, and no handler
+                ledger.serial = serial = ledger.serial + 1
+                hold.flow, hold.serial, hold.cost, hold.returned = flow, serial, ticket.cost, False
+                ticket._flow, ticket.serial = flow, serial
+                ledger.holds[serial] = hold
+                flow.word.value = value + ONE_PIN
+                ledger.in_flight += ticket.cost
+                ledger.dispatched += 1
+                ticket.outcome = _DISPATCHED
+            finally:
+                self._busy = False
+        if self._observer is not None:
+            self._settled.append(ticket)
+        if self._returns or self._settled:
+            self.help()
+        return True
+
+    def adopt(self, hold: Hold[Flow], flow: Flow) -> None:
+        """Enter the hold of a new flow's creator, which owns the pin that the flow was born with."""
+        self._book(lambda now: self.ledger.adopt(hold, flow))
+
+    def disown(self, hold: Hold[Flow]) -> None:
+        """Take that hold back: its ticket has arrived by a hold of its own, or never will."""
+
+        def act(now: float) -> None:
+            self.ledger.drop(hold.serial, to_ms(now))
+
+        self._book(act)
+
+    def arrive(self, ticket: Ticket, wait: Wait, flow: Flow) -> bool:
+        """Decide or queue a ticket: afterwards it has an outcome, or it is queued. False if the flow cannot be pinned.
+
+        In a signal handler or finaliser that interrupted a section of its own thread nothing can be decided: a ticket
+        with a callback arrives when that section ends, any other is refused as `REJECTED_OTHER`.
+        """
+        hold = self.new_hold(ticket)
+        arrived = False
+
+        def act(now: float) -> None:
+            nonlocal arrived
+            arrived = self._arrive_locked(ticket, hold, wait, flow, now)
+
+        def act_later(now: float) -> None:
+            try:
+                if not self._arrive_locked(ticket, hold, wait, flow, now):
+                    self._refuse_locked(ticket, Outcome.REJECTED_OTHER)
+            except BaseException as error:
+                self._torn = True
+                if ticket.outcome is None:  # nobody waits for this arrival: it must end here
+                    wait.why = error
+                    self._refuse_locked(ticket, Outcome.REJECTED_OTHER)
+                raise
+
+        with self.lock:
+            if self._busy:
+                if wait.on_settled is not None:
+                    self._returns.append(act_later)
+                else:
+                    wait.why = RuntimeError("admit in a signal handler or finaliser that interrupted its own thread")
+                    self._refuse_locked(ticket, Outcome.REJECTED_OTHER)
+                return True
+            self._section_locked(act)
+        self.help()
+        return arrived
+
+    def _arrive_locked(self, ticket: Ticket, hold: Hold[Flow], wait: Wait, flow: Flow, now: float) -> bool:
+        ledger = self.ledger
+        if not ledger.enter(ticket, hold, flow):
+            return False
+        refusal = self._decide_locked(ticket, hold, wait, flow, now)
+        if refusal is not None:
+            self._refuse_locked(ticket, refusal)
+            ledger.drop(ticket.serial, to_ms(now))
+        return True
+
+    def _decide_locked(self, ticket: Ticket, hold: Hold[Flow], wait: Wait, flow: Flow, now: float) -> Outcome | None:
+        """Grant or queue a ticket that has entered; or why not."""
+        ledger, priority = self.ledger, flow.band.priority
+        if ledger.closed:
+            return Outcome.REJECTED_CLOSED
+        if wait.arrived < wait.deadline <= now:
+            return Outcome.REJECTED_EXPIRED
+        if priority > ledger.top and self._has_room_locked(ticket.cost, priority):
+            self._grant_locked(ticket, hold, wait, now)
+            return None
+        if wait.deadline == wait.arrived:  # it may not wait
+            return Outcome.REJECTED_SATURATED
+        room = make_room(self._config, ledger, ticket, wait, flow)
+        if room.error is not None:
+            self._incidents.append(("displacement policy", room.error))
+        if room.full is not None:
+            wait.scope = room.full
+            return Outcome.REJECTED_CAPACITY
+        for victim in room.victims:
+            self._evict_locked(victim, Outcome.EVICTED_DISPLACED, now)
+        ledger.enqueue(ticket, wait, flow)
+        return None
+
+    def refuse(self, ticket: Ticket, outcome: Outcome) -> None:
+        """Settle a ticket that never arrived: nothing was booked for it."""
+        self._book(lambda now: self._refuse_locked(ticket, outcome))
+        self.help()
+
+    def _refuse_locked(self, ticket: Ticket, outcome: Outcome) -> None:
+        self.ledger.rejected += 1
+        ticket.outcome = outcome
+        self._settled.append(ticket)
+
+    # --- leaving ---------------------------------------------------------------------------------------------------
+
+    def withdraw(self, ticket: Ticket, outcome: Outcome) -> bool:
+        """Take a queued ticket out; False if it was settled before. Its place is free when this returns."""
+        if ticket.outcome is not None:
+            return False
+        withdrawn = False
+
+        def act(now: float) -> None:
+            nonlocal withdrawn
+            withdrawn = self._evict_locked(ticket, outcome, now)
+
+        self.change(act)
+        return withdrawn
+
+    def give_up(self, ticket: Ticket) -> None:
+        """Take a ticket back whatever became of it: an exception keeps its caller from ever using it."""
+        if not self.withdraw(ticket, Outcome.EVICTED_CANCELLED):
+            self.release(ticket, "ignored")
+
+    def release(self, ticket: Ticket, outcome: ReleaseOutcome) -> bool:
+        """Give back a granted ticket's seat and pin, and run the round; False if it was given back before."""
+        ledger = self.ledger
+        with self.lock:
+            if self._busy:
+                return self._release_interrupted_locked(ticket)
+            self._busy = True
+            try:
+                # read here and not before the lock: however long that took, the flow's idle time begins now
+                now = self._now()
+                if self._torn or self._returns:
+                    self._mend_locked(now)
+                try:
+                    hold = ledger.holds[ticket.serial]
+                except KeyError:
+                    return False
+                now_ms = int(now * 1000) & STAMP_MASK
+                word = hold.flow.word
+                value = word.value
+                stamp = value & STAMP_MASK
+                if (now_ms - stamp) & STAMP_MASK > STAMP_MASK // 2:
+                    now_ms = stamp  # another thread's clock was ahead: the stamp does not go back
+                # plain stores from here on: no exception can come between them
+                del ledger.holds[ticket.serial]
+                ledger.in_flight -= hold.cost
+                word.value = value - ONE_PIN - stamp + now_ms
+                if ledger.top != NOBODY:
+                    self._round_locked(now)
+            except BaseException:
+                self._torn = True
+                raise
+            finally:
+                self._busy = False
+        if self._owed or self._returns or self._settled or self._drainers:
+            self.help()
+        if self._observer is not None:
+            self._call(self._observer.released, "observer", ticket, outcome)
+        return True
+
+    def _release_interrupted_locked(self, ticket: Ticket) -> bool:
+        """Our own thread is in the middle of a section, which gives the seat back when it has come to its end."""
+        hold = self.ledger.holds.get(ticket.serial)
+        if hold is None or hold.returned:
+            return False
+        hold.returned = True
+        self._returns.append(hold)
+        return True
+
+    def is_held(self, ticket: Ticket) -> bool:
+        """Has the ticket a hold that nobody gave back?"""
+        hold = self.ledger.holds.get(ticket.serial)
+        return hold is not None and not hold.returned
+
+    # --- sections --------------------------------------------------------------------------------------------------
+
+    def change(self, act: Act) -> None:
+        """Run a change under the lock, and let go whoever can go after it.
+
+        In a signal handler or finaliser that interrupted a section of its own thread, the change is made when that
+        section ends. Never waits for a request.
+        """
+        with self.lock:
+            if self._busy:
+                self._returns.append(act)
+                return
+            self._section_locked(act)
+        self.help()
+
+    def _book(self, act: Act) -> None:
+        """Run an act that only stores, at once: also in the middle of a section of our own thread."""
+        with self.lock:
+            if self._busy:
+                act(self._now())
+            else:
+                self._section_locked(act)
+
+    def read(self, look: Callable[[Ledger], T]) -> T:
+        """Look at the books under the lock."""
+        with self.lock:
+            if self._busy:
+                return look(self.ledger)
+            self._busy = True
+            try:
+                return look(self.ledger)
+            finally:
+                self._busy = False
+
+    def help(self) -> None:
+        """Finish what others left: owed rounds, returned holds, torn books, wake-ups. Costs little if nothing is."""
+        while self._owed or self._returns or self._torn:
+            with self.lock:
+                if self._busy:
+                    return  # our own thread is in a section, and comes here after it
+                self._section_locked(_nothing)
+        self._wake_settled()
+
+    def _section_locked(self, act: Act) -> None:
+        self._busy = True
+        try:
+            now = self._now()
+            if self._torn or self._returns:
+                self._mend_locked(now)
+            act(now)
+            self._round_locked(now)
+        except BaseException:
+            self._torn = True
+            raise
+        finally:
+            self._busy = False
+
+    def _mend_locked(self, now: float) -> None:
+        """Put right what an exception tore, then apply what was handed in while a section ran."""
+        if self._torn:
+            if not self.ledger.is_sound():
+                self.repairs += 1
+            self.ledger.rebuild()
+            self._torn = False
+        now_ms = to_ms(now)
+        while self._returns:
+            item = self._returns[0]
+            if isinstance(item, Hold):
+                if self.ledger.drop(item.serial, now_ms) is not None and item() is None:
+                    self.abandoned += 1
+                self._returns.popleft()  # when it is done: an exception on the way loses nothing
+            else:
+                self._returns.popleft()  # before: what fails once must not fail everybody after it
+                try:
+                    item(now)
+                except Exception as error:  # noqa: BLE001 - whoever made it is gone; it is reported
+                    self._incidents.append(("change made by a handler", error))
+
+    def _round_locked(self, now: float) -> None:
+        """Let go whoever can go, in order, and settle whose deadline has come."""
+        ledger = self.ledger
+        skipped: set[PriorityBand[Flow]] = set()
+        for _ in range(SETTLED_A_SECTION):
+            band = next((band for band in reversed(ledger.waiting) if band not in skipped), None)
+            flow = None if band is None else band.next_flow()
+            ticket = None if flow is None else flow.queue.head
+            if band is None or flow is None or ticket is None or ticket.wait is None:
+                assert band is None, "a waiting band without a head"
+                self._owed = False
+                return
+            if ledger.closed:
+                self._evict_locked(ticket, Outcome.EVICTED_CLOSED, now)
+                continue
+            if ticket.wait.deadline <= now:
+                self._evict_locked(ticket, Outcome.EVICTED_TTL, now)
+                continue
+            if not self._has_room_locked(ticket.cost, band.priority):
+                self._owed = False
+                return  # the head waits, and so do all behind it and below it: nobody overtakes
+            charge = self._charge_locked(band, ticket)
+            if charge is None:
+                skipped.add(band)
+                continue
+            band.charge(flow, charge)
+            ledger.dequeue(ticket, ticket.wait, flow)
+            self._grant_locked(ticket, ledger.holds[ticket.serial], ticket.wait, now)
+        self._owed = True
+
+    def _charge_locked(self, band: PriorityBand[Flow], ticket: Ticket) -> float | None:
+        """What the band's policy charges for a dispatch; None, and an incident, if it raises or returns nonsense."""
+        try:
+            charge = band.config.fairness.charge(ticket.cost, 1.0)
+            if not 0 <= charge < math.inf:
+                raise ValueError(f"charge must be finite and at least 0, not {charge!r}")
+        except Exception as error:  # noqa: BLE001 - a policy of the user's own; it is reported
+            self._incidents.append(("fairness policy", error))
+            return None
+        return charge
+
+    def _has_room_locked(self, cost: int, priority: int) -> bool:
+        """Do all gates agree? A gate that raises does not."""
+        in_flight = self.ledger.in_flight
+        try:
+            for gate in self._gates:
+                if not gate.admits(in_flight, cost, priority):
+                    return False
+        except Exception as error:  # noqa: BLE001 - a gate of the user's own; it is reported
+            self._incidents.append(("gate", error))
+            return False
+        return True
+
+    def _grant_locked(self, ticket: Ticket, hold: Hold[Flow], wait: Wait, now: float) -> None:
+        """Turn the hold of a ticket that is in no queue into seats."""
+        ledger = self.ledger
+        # plain stores up to the last line: no exception can come between them
+        wait.settled_at = now
+        hold.cost = ticket.cost
+        ledger.in_flight += ticket.cost
+        ledger.dispatched += 1
+        ticket.outcome = _DISPATCHED
+        self._settled.append(ticket)
+
+    def _evict_locked(self, ticket: Ticket, outcome: Outcome, now: float) -> bool:
+        """Settle a queued ticket without a seat; False if it was settled before."""
+        ledger, wait = self.ledger, ticket.wait
+        if ticket.outcome is not None or wait is None:
+            return False
+        hold = ledger.holds.get(ticket.serial)
+        if hold is not None:  # else it is in no book: an exception kept it from arriving, or this is a forked child
+            ledger.dequeue(ticket, wait, hold.flow)
+        wait.settled_at = now
+        ledger.evicted += 1
+        ticket.outcome = outcome
+        self._settled.append(ticket)
+        ledger.drop(ticket.serial, to_ms(now))  # last: what has no hold cannot be mended
+        return True
+
+    # --- after the lock --------------------------------------------------------------------------------------------
+
+    def _wake_settled(self) -> None:
+        """Tell those whom sections settled. A callback that comes back here leaves the rest to the loop below it."""
+        me = sync.get_ident()
+        if not (self._settled or self._incidents or self._drainers) or me in self._wakers:
+            return
+        telling: list[Ticket] = []
+        try:
+            self._wakers.add(me)
+            while _move_first(self._settled, telling):
+                self._tell_settled(telling)
+            while (incident := _next(self._incidents)) is not None:
+                self._report(*incident)
+            while not self.ledger.holds and (parking := _next(self._drainers)) is not None:
+                parking.wake()
+        finally:
+            self._settled.extendleft(telling)  # whom an exception kept from being told
+            self._wakers.discard(me)
+
+    def _tell_settled(self, telling: list[Ticket]) -> None:
+        """Tell the one ticket in the list, and take it off just before foreign code is told."""
+        ticket = telling[0]
+        wait = ticket.wait
+        if wait is not None and wait.parking is not None:
+            wait.parking.wake()
+        callback = None if wait is None else wait.on_settled
+        try:
+            del telling[0]
+            if callback is not None:
+                callback(ticket)
+        except Exception as error:  # noqa: BLE001 - foreign code; it is reported
+            self._report("on_settled", error)
+        if self._observer is not None:
+            self._call(self._observer.settled, "observer", ticket)
+
+    def _call(self, callback: Callable[P, None], what: str, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call foreign code, with no lock held. An exception of it is reported, anything worse is passed on."""
+        try:
+            callback(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - foreign code; it is reported
+            self._report(what, error)
+
+    # --- for the collector, and at the end -------------------------------------------------------------------------
+
+    def next_deadline(self) -> float:
+        """When `tick` has a request to expire that no thread waits for; infinite if there is none."""
+        return self.read(Ledger.next_deadline)
+
+    def has_probes(self) -> bool:
+        """Is a request queued whose client may leave?"""
+        return bool(self.ledger.probed)
+
+    def tick(self) -> None:
+        """Settle what no thread of its own looks after: deadlines of callbacks, clients that left, owed work."""
+        for ticket in self._with_gone_clients():
+            self.withdraw(ticket, Outcome.EVICTED_CANCELLED)
+        self.change(self._expire_locked)
+        while self.next_deadline() <= self._now():
+            self.change(self._expire_locked)
+
+    def _expire_locked(self, now: float) -> None:
+        for ticket in self.ledger.pop_due(now, SETTLED_A_SECTION):
+            self._evict_locked(ticket, Outcome.EVICTED_TTL, now)
+
+    def _with_gone_clients(self) -> list[Ticket]:
+        gone: list[Ticket] = []
+        for serial, probe in self.ledger.probed.copy().items():
+            if self.client_left(probe):
+                hold = self.ledger.holds.get(serial)
+                ticket = None if hold is None else hold()
+                if ticket is not None:
+                    gone.append(ticket)
+        return gone
+
+    def client_left(self, probe: Callable[[], object]) -> bool:
+        """Ask a request's cancel probe. One that raises is reported, and says nothing."""
+        try:
+            return bool(probe())
+        except Exception as error:  # noqa: BLE001 - foreign code; it is reported
+            self._report("cancel probe", error)
+            return False
+
+    def audit(self, suspects: Sequence[Flow], repairs: int) -> None:
+        """Compare the books with the holds, and the pins of the suspects too, mend what differs, and count it.
+
+        `repairs` were found elsewhere, and are counted here.
+        """
+
+        def act(now: float) -> None:
+            if not self.ledger.is_sound():
+                self._torn = True
+                self._mend_locked(now)
+            self.repairs += repairs + self.ledger.recount(suspects)
+
+        self.change(act)
+
+    def is_interrupted(self) -> bool:
+        """Is the caller a signal handler or finaliser, in the middle of a section of its own thread?"""
+        with self.lock:
+            return self._busy
+
+    def close(self, until: float | None) -> bool:
+        """Refuse what comes, evict what is queued, and wait for what is in flight; True if nothing is left of it."""
+        self.change(lambda now: self.ledger.close())
+        parking = sync.Parking()
+        while until is not None and self.ledger.holds and self._now() < until and not self.is_interrupted():
+            self._drainers.append(parking)
+            self.help()
+            self._clock.park(parking, until)
+        return not self.ledger.holds
+
+    def after_fork_in_child(self) -> None:
+        """Let go of everything without looking at it: tickets of the parent find no hold here."""
+        self.lock = sync.RLock()
+        self.ledger = Ledger()
+        self._busy = self._torn = self._owed = False
+        self._returns, self._settled, self._incidents, self._drainers = deque(), deque(), deque(), deque()
+        self.hand_in = self._returns.append
+        self._wakers = set()
+
+    def _check(self) -> None:
+        with self.lock:
+            assert not self._busy
+            self.ledger._check()
+
+
+def _move_first(source: deque[T], target: list[T]) -> bool:
+    """Move the first thing, in one step that no exception can split; False if there is none."""
+    try:
+        target.extend(islice(iter(source.popleft, None), 1))
+    except IndexError:
+        return False
+    return True
+
+
+def _next(things: deque[T]) -> T | None:
+    """The first, taken off in one step; None if another thread was faster."""
+    try:
+        return things.popleft()
+    except IndexError:
+        return None
+
+
+def _nothing(now: float) -> None:
+    """A change that changes nothing."""

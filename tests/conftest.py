@@ -1,0 +1,49 @@
+"""What every test may rely on."""
+
+import sys
+import sysconfig
+from collections.abc import Iterator
+
+import pytest
+
+from flowctl import FlowController
+from flowctl.testing import FakeClock
+from tests.support import MakeController, Spawn
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run on an interpreter built without a GIL if an extension has switched the GIL on: it proved nothing."""
+    gil_enabled = getattr(sys, "_is_gil_enabled", lambda: True)
+    if sysconfig.get_config_var("Py_GIL_DISABLED") and gil_enabled():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.write_line("\nThe GIL came on during this run (PYTHON_GIL=0 keeps it off): failed", red=True)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """Time that moves only when the test says so."""
+    return FakeClock(start=1000.0)
+
+
+@pytest.fixture
+def spawn() -> Iterator[Spawn]:
+    """Starts a thread that runs a call; `.result()` of what it returns waits for it. All are joined at the end."""
+    spawn = Spawn()
+    yield spawn
+    spawn.join()
+
+
+@pytest.fixture
+def make_controller(clock: FakeClock, spawn: Spawn) -> Iterator[MakeController]:
+    """Makes controllers on the fake clock, without a collector thread, with one seat. All are closed and checked."""
+    make_controller = MakeController(clock, spawn)
+    yield make_controller
+    make_controller.close()
+
+
+@pytest.fixture
+def controller(make_controller: MakeController) -> FlowController:
+    """One seat, the default configuration."""
+    return make_controller()

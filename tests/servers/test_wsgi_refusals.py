@@ -1,0 +1,113 @@
+"""What a client is told that is not served: a status, when to come again, and problem details (RFC 9457)."""
+
+from __future__ import annotations
+
+from wsgiref.validate import validator
+
+import pytest
+
+from flowctl import (
+    BandConfig,
+    Cancelled,
+    Config,
+    ControllerClosed,
+    Displaced,
+    FlowController,
+    FlowKey,
+    LowerPriority,
+    Outcome,
+    QueueFull,
+    Request,
+)
+from flowctl.errors import error_for
+from flowctl.integrations.wsgi import _refuse
+from flowctl.testing import FakeClock
+from tests.servers.exchange import Exchange, a_list, environment, impatient, protected, raising
+from tests.support import MakeController, Spawn
+
+REFUSALS = [outcome for outcome in Outcome if outcome is not Outcome.DISPATCHED]
+
+
+@pytest.mark.parametrize("outcome", REFUSALS, ids=lambda outcome: outcome.value)
+def test_every_refusal_is_a_problem_of_constants_and_integers(outcome: Outcome) -> None:
+    refusal = error_for(outcome)("secret-tenant\r\nSet-Cookie: x", key=FlowKey("secret-tenant\r\nSet-Cookie: x"))
+    exchange = Exchange(validator(lambda environ, start_response: _refuse(refusal, environ, start_response)))
+    problem = exchange.problem()
+    status, _, title = exchange.status.partition(" ")
+
+    assert status == ("503" if refusal.http_status == 499 else str(refusal.http_status))
+    assert exchange.headers["Content-Type"] == "application/problem+json"
+    assert exchange.headers["Content-Length"] == str(len(b"".join(exchange.sent)))
+    assert exchange.headers.get("Retry-After") == (None if outcome is Outcome.EVICTED_CANCELLED else "1")
+    assert (problem["type"], problem["title"], problem["status"]) == ("about:blank", title, int(status))
+    assert problem["outcome"] == outcome.value
+    assert set(problem) == {"type", "title", "status", "detail", "outcome"}
+    assert "secret" not in repr((exchange.status, exchange.headers, problem))
+
+
+@pytest.mark.parametrize(("seconds", "header"), [(0.0, "1"), (0.2, "1"), (1.0, "1"), (1.01, "2"), (29.5, "30")])
+def test_retry_after_is_whole_seconds_rounded_up_and_never_none_at_all(seconds: float, header: str) -> None:
+    refusal = QueueFull(retry_after=seconds)
+    exchange = Exchange(lambda environ, start_response: _refuse(refusal, environ, start_response))
+
+    assert exchange.headers["Retry-After"] == header
+
+
+def test_a_refusal_of_head_has_the_headers_and_no_body() -> None:
+    get, head = (
+        Exchange(lambda environ, start_response: _refuse(Cancelled(), environ, start_response), environment(method))
+        for method in ("GET", "HEAD")
+    )
+
+    assert (head.read(), head.status, head.headers) == ([], get.status, get.headers)
+
+
+def test_a_refusal_names_the_limit_that_was_met(make_controller: MakeController, clock: FakeClock) -> None:
+    controller = make_controller(Config(default_band=BandConfig(max_bytes_per_flow=10)))
+    middleware = protected(a_list, controller, classify=lambda environ: Request(FlowKey("a"), size=11))
+    with controller.admit("other"):
+        exchange = Exchange(middleware)
+
+    assert exchange.status == "429 Too Many Requests"
+    assert exchange.problem()["scope"] == "flow"
+
+
+def test_a_request_that_may_not_wait_is_refused_at_once(controller: FlowController) -> None:
+    with controller.admit("other"):
+        exchange = Exchange(protected(raising(AssertionError), controller, classify=impatient))
+
+    assert exchange.status == "429 Too Many Requests"
+    assert exchange.problem()["outcome"] == "rejected_saturated"
+
+
+def test_a_displaced_request_is_told_so(make_controller: MakeController, clock: FakeClock, spawn: Spawn) -> None:
+    controller = make_controller(Config(max_requests=1, displacement=LowerPriority()))
+    with controller.admit("other"):
+        low = spawn(Exchange, protected(a_list, controller))
+        clock.wait_for_sleepers(1)
+        high = spawn(controller.admit, "vip", priority=1)
+
+        assert low.result().status == "429 Too Many Requests"
+        assert low.result().problem()["outcome"] == Displaced.outcome.value
+    high.result().release()
+
+
+def test_after_close_a_request_is_refused_as_unavailable(controller: FlowController) -> None:
+    controller.close()
+    exchange = Exchange(protected(raising(AssertionError), controller))
+
+    assert exchange.status == "503 Service Unavailable"
+    assert exchange.problem()["outcome"] == ControllerClosed.outcome.value
+
+
+def test_a_request_that_waits_is_told_of_the_close(
+    make_controller: MakeController, clock: FakeClock, spawn: Spawn
+) -> None:
+    controller = make_controller()
+    with controller.admit("other"):
+        waiter = spawn(Exchange, protected(a_list, controller))
+        clock.wait_for_sleepers(1)
+        controller.close()
+
+        assert waiter.result().status == "503 Service Unavailable"
+        assert waiter.result().problem()["outcome"] == "evicted_closed"
