@@ -91,7 +91,8 @@ class FlowController:
     def _new_state(self) -> _State:
         state = _State(self)
         for gate in self._gates:
-            gate.bind(self, state.turn.change)
+            gate.bind(self, state.turn.change_gate)
+        state.turn.change_gate(lambda now: None)  # the gates may have changed before they were bound
         return state
 
     # --- the route of a request ------------------------------------------------------------------------------------

@@ -23,6 +23,11 @@ class Gate(Protocol):
     def limit(self) -> int | None:
         """The seats that there are; None where it does not count seats."""
 
+    @property
+    def sure_seats(self) -> int:
+        """As long as no more than this are in flight, `admits` says yes to anyone, until the gate changes by its
+        `Change`: then nobody asks. 0 where there is no such promise."""
+
     def admits(self, in_flight: int, cost: int, priority: int) -> bool:
         """May `cost` more seats be taken at this priority, while `in_flight` are? Plain arithmetic, no wait, no I/O."""
 
@@ -52,6 +57,10 @@ class ConcurrencyLimit:
 
     @property
     def limit(self) -> int:
+        return self._limit
+
+    @property
+    def sure_seats(self) -> int:
         return self._limit
 
     def set(self, limit: int) -> None:

@@ -72,6 +72,7 @@ class Turn:
         "_report",
         "_returns",
         "_settled",
+        "_sure_seats",
         "_torn",
         "_wakers",
         "abandoned",
@@ -97,6 +98,7 @@ class Turn:
         # guarded by lock
         self.ledger = Ledger()
         self._busy = False
+        self._sure_seats = 0  # the least that a gate promises
         self.abandoned = 0
         self.repairs = 0
         # written under lock, read by anyone
@@ -127,15 +129,22 @@ class Turn:
             self._busy = True
             try:
                 priority = flow.band.priority
-                if priority <= ledger.top or not self._has_room_locked(ticket.cost, priority):
+                if priority <= ledger.top:
+                    return False
+                if ledger.in_flight + ticket.cost > self._sure_seats and not self._has_room_locked(
+                    ticket.cost, priority
+                ):
                     return False
                 value = flow.word.value
                 if value >= PINNABLE_BELOW:
                     return False
                 # plain stores from here on: no exception can come between them, and no handler
                 ledger.serial = serial = ledger.serial + 1
-                hold.flow, hold.serial, hold.cost, hold.returned = flow, serial, ticket.cost, False
-                ticket._flow, ticket.serial = flow, serial
+                hold.flow = flow
+                hold.serial = serial
+                hold.cost = ticket.cost
+                hold.returned = False
+                ticket.serial = serial
                 ledger.holds[serial] = hold
                 flow.word.value = value + ONE_PIN
                 ledger.in_flight += ticket.cost
@@ -286,14 +295,15 @@ class Turn:
                 del ledger.holds[ticket.serial]
                 ledger.in_flight -= hold.cost
                 word.value = value - ONE_PIN - stamp + now_ms
-                if ledger.top != NOBODY:
+                somebody_waits = ledger.top != NOBODY  # or we are closed
+                if somebody_waits:
                     self._round_locked(now)
             except BaseException:
                 self._torn = True
                 raise
             finally:
                 self._busy = False
-        if self._owed or self._returns or self._settled or self._drainers:
+        if somebody_waits or self._returns or self._settled:
             self.help()
         if self._observer is not None:
             self._call(self._observer.released, "observer", ticket, outcome)
@@ -327,6 +337,15 @@ class Turn:
                 return
             self._section_locked(act)
         self.help()
+
+    def change_gate(self, act: Act) -> None:
+        """Run a change of a gate: what gates are bound to."""
+
+        def act_and_ask(now: float) -> None:
+            act(now)
+            self._sure_seats = min(gate.sure_seats for gate in self._gates)
+
+        self.change(act_and_ask)
 
     def _book(self, act: Act) -> None:
         """Run an act that only stores, at once: also in the middle of a section of our own thread."""

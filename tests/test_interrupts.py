@@ -38,6 +38,7 @@ class Intruder:
         self.bind = self._seats.bind
         self.saturation = self._seats.saturation
         self.limit = None
+        self.sure_seats = 0
         self.intrusion: Callable[[], object] | None = None
 
     def admits(self, in_flight: int, cost: int, priority: int) -> bool:

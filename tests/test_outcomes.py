@@ -518,6 +518,10 @@ class Balky:
     def limit(self) -> int | None:
         return None
 
+    @property
+    def sure_seats(self) -> int:
+        return 0
+
     def admits(self, in_flight: int, cost: int, priority: int) -> bool:
         if self.broken:
             raise LookupError("gate")
