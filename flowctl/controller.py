@@ -72,8 +72,11 @@ class FlowController:
             raise ValueError("gate is required, and says how much may be in flight: gate=ConcurrencyLimit(8)")
         gates = tuple(gate) if isinstance(gate, Sequence) else (gate,)
         for each in gates:
-            if not callable(getattr(each, "admits", None)):
-                raise TypeError(f"gate must be a gate (an object with .admits()), not {shown(each)}")
+            missing = [
+                name for name in ("admits", "bind", "limit", "saturation", "sure_seats") if not hasattr(each, name)
+            ]
+            if missing:
+                raise TypeError(f"gate must be a gate, with .{missing[0]}, not {shown(each)}")
         if not gates or len(set(map(id, gates))) < len(gates):
             raise ValueError(f"gate must be one gate or several different ones, not {shown(gate)}")
         # fixed after construction
@@ -352,7 +355,7 @@ class FlowController:
     def _check(self) -> None:
         """Assert every invariant. At rest: nothing is being created or collected."""
         self._state.turn._check()
-        self._state.registry._check()
+        self._state.registry._check(self._state.turn.read(Ledger.pins_by_flow))
 
 
 @final

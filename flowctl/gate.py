@@ -26,7 +26,8 @@ class Gate(Protocol):
     @property
     def sure_seats(self) -> int:
         """As long as no more than this are in flight, `admits` says yes to anyone, until the gate changes by its
-        `Change`: then nobody asks. 0 where there is no such promise."""
+        `Change`: then nobody asks. 0 where there is no such promise.
+        """
 
     def admits(self, in_flight: int, cost: int, priority: int) -> bool:
         """May `cost` more seats be taken at this priority, while `in_flight` are? Plain arithmetic, no wait, no I/O."""

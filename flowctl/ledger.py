@@ -76,7 +76,10 @@ class Ledger:
     def adopt(self, hold: Hold[Flow], flow: Flow) -> None:
         """Enter the hold of a flow's creator: it owns the pin that the flow was born with."""
         self.serial = serial = self.serial + 1
-        hold.flow, hold.serial, hold.cost, hold.returned = flow, serial, 0, False
+        hold.flow = flow
+        hold.serial = serial
+        hold.cost = 0
+        hold.returned = False
         self.holds[serial] = hold
 
     def enter(self, ticket: Ticket, hold: Hold[Flow], flow: Flow) -> bool:
@@ -84,8 +87,12 @@ class Ledger:
         if flow.word.value >= PINNABLE_BELOW:
             return False
         self.serial = serial = self.serial + 1
-        hold.flow, hold.serial, hold.cost, hold.returned = flow, serial, 0, False
-        ticket._flow, ticket.serial = flow, serial
+        hold.flow = flow
+        hold.serial = serial
+        hold.cost = 0
+        hold.returned = False
+        ticket._flow = flow
+        ticket.serial = serial
         self.holds[serial] = hold
         flow.word.value += ONE_PIN
         return True
@@ -210,13 +217,12 @@ class Ledger:
 
     def rebuild(self) -> None:
         """Make every other book anew from the holds. O(holds log holds)."""
-        for serial, hold in tuple(self.holds.items()):
-            ticket = hold()
-            if ticket is not None and ticket.outcome is not None and not hold.cost and ticket.serial == serial:
-                del self.holds[serial]  # it was refused, and its hold was to be next
         holds = sorted(self.holds.values(), key=_serial)
-        alive = [hold() for hold in holds]  # some tickets live by their queue alone, and that is emptied now
         flows = {hold.flow for hold in holds}
+        alive = [hold() for hold in holds]  # some tickets live by their queue alone, and that is emptied now
+        for hold, ticket in zip(holds, alive, strict=True):
+            if ticket is not None and ticket.outcome is not None and not hold.cost and ticket.serial == hold.serial:
+                del self.holds[hold.serial]  # it was refused, and its hold was to be next
         for flow in flows:
             flow.queue.clear()
             flow.place = None
@@ -229,8 +235,9 @@ class Ledger:
         self._deadlines.clear()
         self.queued = self.queued_bytes = 0
         self.in_flight = sum([hold.cost for hold in holds])
-        for flow, pins in self.pins_by_flow().items():
-            flow.word.value = flow.word.value % ONE_PIN + pins * ONE_PIN
+        pins = self.pins_by_flow()
+        for flow in flows:
+            flow.word.value = flow.word.value % ONE_PIN + pins[flow] * ONE_PIN
         for hold, ticket in zip(holds, alive, strict=True):
             if ticket is not None and self.queued_ticket(hold.serial) is ticket:
                 assert ticket.wait is not None

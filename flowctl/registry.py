@@ -14,7 +14,7 @@ from __future__ import annotations
 import weakref
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import final
 
 from flowctl import sync
@@ -110,22 +110,22 @@ class FlowRegistry:
         move = _Move()
         self._begin(move)
         try:
-            return self._create(key, self._pin_band(key.priority), adopt)
+            return self._create(key.id, self._pin_band(key.priority), adopt)
         finally:
             self._moves.pop(id(move), None)
             del move  # whoever keeps an exception keeps this frame
 
-    def _create(self, key: FlowKey, band: PriorityBand[Flow], adopt: Callable[[Flow], None]) -> Flow:
+    def _create(self, flow_id: str, band: PriorityBand[Flow], adopt: Callable[[Flow], None]) -> Flow:
         """The same, at a band that the caller has pinned for it."""
         flow: Flow | None = None
         try:
             word = SectionWord(self._section, born(self._clock.now(), pins=1))
-            flow = Flow(key.id, band, self._shard_for(key), word)
+            flow = Flow(flow_id, band, self._shard_for(flow_id, band.priority), word)
             adopt(flow)  # before the collector knows of it: it takes away pins that nobody answers for
             self._newborn.append(flow)
             while not flow.shard.attach(flow):
-                flow.shard = self._shard_for(key)
-            winner = band.flows.publish(key.id, flow)
+                flow.shard = self._shard_for(flow_id, band.priority)
+            winner = band.flows.publish(flow_id, flow)
         except BaseException:
             if flow is None:
                 band.lease.unpin(self._clock.now)
@@ -156,9 +156,9 @@ class FlowRegistry:
         word = CellWord(born(self._clock.now(), pins=1))
         return PriorityBand(priority, self._config.band_at(priority), Lease(word))
 
-    def _shard_for(self, key: FlowKey) -> Shard:
+    def _shard_for(self, flow_id: str, priority: int) -> Shard:
         # stable: the same key goes to the same shard in every process
-        return self.shards[zlib.crc32(f"{key.priority}:{key.id}".encode()) % len(self.shards)]
+        return self.shards[zlib.crc32(f"{priority}:{flow_id}".encode()) % len(self.shards)]
 
     # --- collecting: one thread at a time --------------------------------------------------------------------------
 
@@ -247,8 +247,8 @@ class FlowRegistry:
         """All that exist, in no order."""
         return [flow for shard in self.shards for flow in shard.flows()]
 
-    def _check(self) -> None:
-        """At rest: no creation and no collection is on its way."""
+    def _check(self, pins: Mapping[Flow, int]) -> None:
+        """At rest: no creation and no collection is on its way. `pins`: what the turn's books say."""
         self.bands._check()
         alive = self.flows()
         assert len(set(alive)) == len(alive), "a flow in two shards"
@@ -258,6 +258,7 @@ class FlowRegistry:
             for flow in members:
                 assert band.flows.entries.get(flow.id) is flow or flow.lease.is_marked, "L2: out of the table, unmarked"
         for flow in alive:
+            assert flow.lease.pins == pins.get(flow, 0), f"L3: {flow.key} has pins that no request answers for"
             assert self.bands.entries.get(flow.band.priority) is flow.band, "a flow of a band that is gone"
         for shard in self.shards:
             shard._check()

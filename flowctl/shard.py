@@ -1,6 +1,7 @@
 """A partition of who exists: the flows of each band, behind one reader-writer lock.
 
-Sets of `Flow` objects, never dicts by key: a successor with the same key is another member.
+Its members are `Flow` objects, never keys: a successor with the same key is another member. (The sets are dicts
+without values, whose `del` is a single step.)
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Shard:
         self.lock = sync.RWLock()  # rank: first of all
         # guarded by lock
         self.retired = False
-        self._flows: dict[int, set[Flow]] = {}
+        self._flows: dict[int, dict[Flow, None]] = {}
 
     def attach(self, flow: Flow) -> bool:
         """Take a flow in; False if this shard takes no new ones any more."""
@@ -31,7 +32,7 @@ class Shard:
             if self.retired:
                 return False
             flow.shard = self
-            self._flows.setdefault(flow.band.priority, set()).add(flow)
+            self._flows.setdefault(flow.band.priority, {})[flow] = None
             return True
 
     def detach(self, flow: Flow) -> bool:
@@ -39,12 +40,13 @@ class Shard:
         with self.lock.write():
             if flow.detached:
                 return False
-            members = self._flows.get(flow.band.priority)
-            if members is not None:
-                members.discard(flow)
-                if not members:
-                    del self._flows[flow.band.priority]
-            flow.detached = True  # last: if an exception kept us from getting here, the next one comes again
+            members = self._flows.get(flow.band.priority, {})
+            # without a call between them: no exception can come between its leaving and what says so
+            if flow in members:
+                del members[flow]
+            flow.detached = True
+            if not members:
+                self._flows.pop(flow.band.priority, None)
             return True
 
     def flows(self) -> list[Flow]:
@@ -63,7 +65,6 @@ class Shard:
     def _check(self) -> None:
         with self.lock.read():
             for priority, members in self._flows.items():
-                assert members, "an empty set stays behind"
                 for flow in members:
                     assert flow.band.priority == priority
                     assert not flow.detached, "a finalised flow in a shard"

@@ -184,6 +184,8 @@ class Turn:
             arrived = self._arrive_locked(ticket, hold, wait, flow, now)
 
         def act_later(now: float) -> None:
+            if ticket.outcome is not None or ticket.serial:
+                return  # done before, up to the exception that has us come again
             try:
                 if not self._arrive_locked(ticket, hold, wait, flow, now):
                     self._refuse_locked(ticket, Outcome.REJECTED_OTHER)
@@ -242,7 +244,6 @@ class Turn:
     def refuse(self, ticket: Ticket, outcome: Outcome) -> None:
         """Settle a ticket that never arrived: nothing was booked for it."""
         self._book(lambda now: self._refuse_locked(ticket, outcome))
-        self.help()
 
     def _refuse_locked(self, ticket: Ticket, outcome: Outcome) -> None:
         self.ledger.rejected += 1
@@ -284,17 +285,19 @@ class Turn:
                 try:
                     hold = ledger.holds[ticket.serial]
                 except KeyError:
-                    return False
-                now_ms = int(now * 1000) & STAMP_MASK
-                word = hold.flow.word
-                value = word.value
-                stamp = value & STAMP_MASK
-                if (now_ms - stamp) & STAMP_MASK > STAMP_MASK // 2:
-                    now_ms = stamp  # another thread's clock was ahead: the stamp does not go back
-                # plain stores from here on: no exception can come between them
-                del ledger.holds[ticket.serial]
-                ledger.in_flight -= hold.cost
-                word.value = value - ONE_PIN - stamp + now_ms
+                    given_back = False
+                else:
+                    now_ms = int(now * 1000) & STAMP_MASK
+                    word = hold.flow.word
+                    value = word.value
+                    stamp = value & STAMP_MASK
+                    if (now_ms - stamp) & STAMP_MASK > STAMP_MASK // 2:
+                        now_ms = stamp  # another thread's clock was ahead: the stamp does not go back
+                    # plain stores from here on: no exception can come between them
+                    del ledger.holds[ticket.serial]
+                    ledger.in_flight -= hold.cost
+                    word.value = value - ONE_PIN - stamp + now_ms
+                    given_back = True
                 somebody_waits = ledger.top != NOBODY  # or we are closed
                 if somebody_waits:
                     self._round_locked(now)
@@ -305,9 +308,9 @@ class Turn:
                 self._busy = False
         if somebody_waits or self._returns or self._settled:
             self.help()
-        if self._observer is not None:
+        if given_back and self._observer is not None:
             self._call(self._observer.released, "observer", ticket, outcome)
-        return True
+        return given_back
 
     def _release_interrupted_locked(self, ticket: Ticket) -> bool:
         """Our own thread is in the middle of a section, which gives the seat back when it has come to its end."""
@@ -342,6 +345,7 @@ class Turn:
         """Run a change of a gate: what gates are bound to."""
 
         def act_and_ask(now: float) -> None:
+            self._sure_seats = 0  # should an exception keep us from asking, everybody asks
             act(now)
             self._sure_seats = min(gate.sure_seats for gate in self._gates)
 
@@ -352,8 +356,9 @@ class Turn:
         with self.lock:
             if self._busy:
                 act(self._now())
-            else:
-                self._section_locked(act)
+                return
+            self._section_locked(act)
+        self.help()
 
     def read(self, look: Callable[[Ledger], T]) -> T:
         """Look at the books under the lock."""
@@ -362,9 +367,12 @@ class Turn:
                 return look(self.ledger)
             self._busy = True
             try:
-                return look(self.ledger)
+                seen = look(self.ledger)
             finally:
                 self._busy = False
+        if self._returns:  # of a handler that came meanwhile
+            self.help()
+        return seen
 
     def help(self) -> None:
         """Finish what others left: owed rounds, returned holds, torn books, wake-ups. Costs little if nothing is."""
@@ -400,15 +408,20 @@ class Turn:
         while self._returns:
             item = self._returns[0]
             if isinstance(item, Hold):
-                if self.ledger.drop(item.serial, now_ms) is not None and item() is None:
-                    self.abandoned += 1
+                self._drop_locked(item, now_ms)
                 self._returns.popleft()  # when it is done: an exception on the way loses nothing
-            else:
-                self._returns.popleft()  # before: what fails once must not fail everybody after it
-                try:
-                    item(now)
-                except Exception as error:  # noqa: BLE001 - whoever made it is gone; it is reported
-                    self._incidents.append(("change made by a handler", error))
+                continue
+            try:
+                item(now)
+            except Exception as error:  # noqa: BLE001 - whoever made the change is gone; it is reported
+                self._incidents.append(("change made by a handler", error))
+            finally:
+                self._returns.popleft()  # done or failed: what fails once must not fail everybody after it
+
+    def _drop_locked(self, hold: Hold[Flow], now_ms: int) -> None:
+        """Give back what a hold held, if nobody did; one that never came into the books has no serial."""
+        if self.ledger.drop(getattr(hold, "serial", 0), now_ms) is not None and hold() is None:
+            self.abandoned += 1
 
     def _round_locked(self, now: float) -> None:
         """Let go whoever can go, in order, and settle whose deadline has come."""
@@ -494,20 +507,24 @@ class Turn:
     def _wake_settled(self) -> None:
         """Tell those whom sections settled. A callback that comes back here leaves the rest to the loop below it."""
         me = sync.get_ident()
-        if not (self._settled or self._incidents or self._drainers) or me in self._wakers:
-            return
-        telling: list[Ticket] = []
-        try:
-            self._wakers.add(me)
-            while _move_first(self._settled, telling):
-                self._tell_settled(telling)
-            while (incident := _next(self._incidents)) is not None:
-                self._report(*incident)
-            while not self.ledger.holds and (parking := _next(self._drainers)) is not None:
-                parking.wake()
-        finally:
-            self._settled.extendleft(telling)  # whom an exception kept from being told
-            self._wakers.discard(me)
+        while self._has_news() and me not in self._wakers:
+            telling: list[Ticket] = []
+            try:
+                self._wakers.add(me)
+                while _move_first(self._settled, telling):
+                    self._tell_settled(telling)
+                while (incident := _next(self._incidents)) is not None:
+                    self._report(*incident)
+                while not self.ledger.holds and (parking := _next(self._drainers)) is not None:
+                    parking.wake()
+            finally:
+                try:
+                    self._settled.extendleft(telling)  # whom an exception kept from being told
+                finally:
+                    self._wakers.discard(me)
+
+    def _has_news(self) -> bool:
+        return bool(self._settled or self._incidents or (self._drainers and not self.ledger.holds))
 
     def _tell_settled(self, telling: list[Ticket]) -> None:
         """Tell the one ticket in the list, and take it off just before foreign code is told."""
@@ -522,8 +539,9 @@ class Turn:
                 callback(ticket)
         except Exception as error:  # noqa: BLE001 - foreign code; it is reported
             self._report("on_settled", error)
-        if self._observer is not None:
-            self._call(self._observer.settled, "observer", ticket)
+        finally:
+            if self._observer is not None:
+                self._call(self._observer.settled, "observer", ticket)
 
     def _call(self, callback: Callable[P, None], what: str, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call foreign code, with no lock held. An exception of it is reported, anything worse is passed on."""
@@ -547,7 +565,7 @@ class Turn:
         for ticket in self._with_gone_clients():
             self.withdraw(ticket, Outcome.EVICTED_CANCELLED)
         self.change(self._expire_locked)
-        while self.next_deadline() <= self._now():
+        while self.next_deadline() <= self._now() and not self.is_interrupted():
             self.change(self._expire_locked)
 
     def _expire_locked(self, now: float) -> None:
@@ -579,6 +597,9 @@ class Turn:
         """
 
         def act(now: float) -> None:
+            for hold in list(self.ledger.holds.values()):
+                if hold() is None:
+                    self._drop_locked(hold, to_ms(now))
             if not self.ledger.is_sound():
                 self._torn = True
                 self._mend_locked(now)

@@ -20,6 +20,7 @@ from flowctl import (
     Ticket,
     WaitingRoom,
 )
+from flowctl.testing import FakeClock
 from tests.support import MakeController
 
 
@@ -309,13 +310,14 @@ def limit_rises(controller: FlowController, head: Ticket, gate: ConcurrencyLimit
     gate.set(20)
 
 
-def head_is_displaced(controller: FlowController, head: Ticket, gate: ConcurrencyLimit) -> None:
-    # the newest of the lowest band is the head itself: the one behind it came in a band above
-    above = queue(controller, "above", priority=9, size=50)
-    assert above.cancel()
+def head_expires(controller: FlowController, head: Ticket, gate: ConcurrencyLimit) -> None:
+    assert isinstance(controller._clock, FakeClock)
+    controller._clock.advance(59)  # it came a second before the one behind it
+    controller.collect()
+    assert head.outcome is Outcome.EVICTED_TTL
 
 
-@pytest.mark.parametrize("leaves", [head_is_cancelled, limit_rises])
+@pytest.mark.parametrize("leaves", [head_is_cancelled, head_expires, limit_rises])
 def test_when_a_head_that_blocks_goes_the_next_goes_at_once_with_nobody_elses_help(
     make_controller: MakeController, leaves: Callable[[FlowController, Ticket, ConcurrencyLimit], None]
 ) -> None:
@@ -323,6 +325,8 @@ def test_when_a_head_that_blocks_goes_the_next_goes_at_once_with_nobody_elses_he
     controller = make_controller(gate=gate)
     holder = controller.admit("holder", cost=5)
     head = queue(controller, "a", cost=5)
+    assert isinstance(controller._clock, FakeClock)
+    controller._clock.advance(1)
     behind = queue(controller, "b", cost=1)
 
     leaves(controller, head, gate)

@@ -21,8 +21,10 @@ from flowctl import (
     Ticket,
     WaitingRoom,
 )
+from flowctl.flow import Flow
 from flowctl.policies.displacement import Backlog, Queued
 from flowctl.testing import FakeClock
+from flowctl.ticket import Hold
 from tests.support import MakeController, Spawn
 
 
@@ -413,3 +415,78 @@ def test_two_threads_may_close_at_once(spawn: Spawn) -> None:
     ticket.release()
 
     assert [each.result() for each in closing] == [True, True]
+
+
+def test_a_second_release_after_a_torn_round_finishes_that_round(
+    make_controller: MakeController, gate: Intruder
+) -> None:
+    controller = make_controller(gate=gate)
+    holder = controller.admit("holder")
+    told: list[Ticket] = []
+    submit(controller, "a", told)
+    gate.intrusion = interrupt
+
+    with pytest.raises(Interrupted):
+        holder.release()
+    assert not holder.release()
+
+    assert [ticket.outcome for ticket in told] == [Outcome.DISPATCHED]
+
+
+def test_collect_in_the_middle_of_a_change_does_not_spin_over_what_is_due(
+    make_controller: MakeController, clock: FakeClock, gate: Intruder
+) -> None:
+    controller = make_controller(gate=gate)
+    _holder = controller.admit("holder")
+    told: list[Ticket] = []
+    submit(controller, "a", told)
+    clock.advance(60)
+    gate.intrusion = controller.collect
+
+    submit(controller, "b", [], priority=1)
+    controller.collect()
+
+    assert [ticket.outcome for ticket in told] == [Outcome.EVICTED_TTL]
+
+
+class Dying:
+    """One that dies when it is asked for its promise, once it is told to."""
+
+    def __init__(self) -> None:
+        self.seats = ConcurrencyLimit(8)
+        self.admits = self.seats.admits
+        self.bind = self.seats.bind
+        self.saturation = self.seats.saturation
+        self.limit = None
+        self.dies = False
+
+    @property
+    def sure_seats(self) -> int:
+        if self.dies:
+            self.dies = False
+            raise Interrupted
+        return self.seats.sure_seats
+
+
+def test_an_interrupted_change_of_the_limit_is_never_overshot(make_controller: MakeController) -> None:
+    dying = Dying()
+    controller = make_controller(gate=dying)
+    dying.dies = True
+    with pytest.raises(Interrupted):
+        dying.seats.set(1)
+
+    with controller.try_admit("a"), pytest.raises(Saturated):
+        controller.try_admit("a")
+
+
+def test_a_hold_that_never_came_into_the_books_comes_back_without_harm(controller: FlowController) -> None:
+    turn = controller._state.turn
+    controller.admit("a").release()
+    flow = controller._state.registry.find(FlowKey("a"))
+    assert flow is not None
+    hold: Hold[Flow] = Hold(Ticket(turn, flow, 1, 0), turn.hand_in)  # its ticket dies at once, and it has no serial
+    gc.collect()
+
+    assert hold() is None
+    assert controller.try_admit("a").release()
+    assert controller.stats().abandoned == 0
