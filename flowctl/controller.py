@@ -134,16 +134,17 @@ class FlowController:
             )
         state = self._state
         turn = state.turn
+        found: Flow | None = None
         try:
             found = state.bands[priority].flows.entries[flow]  # what is in the table has passed the checks
         except KeyError:
-            pass
+            flow, priority = check_flow_id(flow), check_priority(priority)
         else:
             ticket = Ticket(turn, found, cost, size)
             if turn.try_grant(ticket, Hold(ticket, turn.hand_in), found):
                 return ticket
-        key = FlowKey(check_flow_id(flow), check_priority(priority))
-        return self._wait(key, cost, size, ttl=ttl, cancel=cancel, metadata=metadata, room=room)
+        wait = Wait(self._clock.now(), ttl, parking=sync.Parking(), cancel=cancel, metadata=metadata, room=room)
+        return self._wait(state, Ticket(turn, Unborn(FlowKey(flow, priority)), cost, size), wait, found)
 
     def try_admit(
         self,
@@ -173,7 +174,7 @@ class FlowController:
         received_at = now if request.received_at is None else min(request.received_at, now)
         wait = Wait(received_at, request.ttl, on_settled=on_settled, metadata=request.metadata)
         try:
-            self._arrive(state, ticket, wait, request.flow)
+            self._arrive(state, ticket, wait, None)
         except BaseException:
             state.turn.give_up(ticket)
             raise
@@ -181,24 +182,12 @@ class FlowController:
             state.look_out(wait.deadline)
         return ticket
 
-    def _wait(
-        self,
-        key: FlowKey,
-        cost: int,
-        size: int,
-        *,
-        ttl: float | None,
-        cancel: Callable[[], object] | None,
-        metadata: Mapping[str, object] | None,
-        room: WaitingRoom | None,
-    ) -> Ticket:
-        state = self._state
-        ticket = Ticket(state.turn, Unborn(key), cost, size)
-        wait = Wait(self._clock.now(), ttl, parking=sync.Parking(), cancel=cancel, metadata=metadata, room=room)
+    def _wait(self, state: _State, ticket: Ticket, wait: Wait, found: Flow | None) -> Ticket:
+        """Arrive, and park until the ticket is settled: the ticket if it was granted, else its error is raised."""
         try:
-            self._arrive(state, ticket, wait, key)
+            self._arrive(state, ticket, wait, found)
             if ticket.outcome is None:
-                if cancel is not None:
+                if wait.cancel is not None:
                     state.look_out(wait.arrived + TICK)
                 self._park(state.turn, ticket, wait)
         except BaseException:
@@ -213,14 +202,16 @@ class FlowController:
                 del error  # it holds its traceback, and that this frame
         return ticket
 
-    def _arrive(self, state: _State, ticket: Ticket, wait: Wait, key: FlowKey) -> None:
+    def _arrive(self, state: _State, ticket: Ticket, wait: Wait, found: Flow | None) -> None:
         """Have the ticket decided or queued, at a flow that is found or created: the optimistic loop."""
-        registry = state.registry
+        registry, key = state.registry, ticket.key
         ticket.wait = wait
         arrived = False
         while not arrived:
-            key = FlowKey(key.id, registry.nearest(key.priority))
-            flow = registry.find(key)
+            flow = found
+            if flow is None:
+                key = FlowKey(key.id, registry.nearest(key.priority))
+                flow = registry.find(key)
             if flow is None:
                 arrived = self._arrive_at_new_flow(state, ticket, wait, key)
                 continue
@@ -228,6 +219,7 @@ class FlowController:
             arrived = state.turn.arrive(ticket, wait, flow)
             if not arrived and flow.lease.is_marked:
                 registry.remove(flow)  # help whoever collects it, and go on: it will be a new flow
+                found = None
             elif not arrived:
                 wait.scope = "flow"  # it has as many pins as a lease can have
                 state.turn.refuse(ticket, Outcome.REJECTED_CAPACITY)

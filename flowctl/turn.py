@@ -428,7 +428,8 @@ class Turn:
         ledger = self.ledger
         skipped: set[PriorityBand[Flow]] = set()
         for _ in range(SETTLED_A_SECTION):
-            band = next((band for band in reversed(ledger.waiting) if band not in skipped), None)
+            waiting = [band for band in ledger.waiting if band not in skipped] if skipped else ledger.waiting
+            band = waiting[-1] if waiting else None
             flow = None if band is None else band.next_flow()
             ticket = None if flow is None else flow.queue.head
             if band is None or flow is None or ticket is None or ticket.wait is None:
@@ -639,6 +640,8 @@ class Turn:
 
 def _move_first(source: deque[T], target: list[T]) -> bool:
     """Move the first thing, in one step that no exception can split; False if there is none."""
+    if not source:
+        return False
     try:
         target.extend(islice(iter(source.popleft, None), 1))
     except IndexError:
@@ -647,7 +650,9 @@ def _move_first(source: deque[T], target: list[T]) -> bool:
 
 
 def _next(things: deque[T]) -> T | None:
-    """The first, taken off in one step; None if another thread was faster."""
+    """The first, taken off in one step; None if there is none, or another thread was faster."""
+    if not things:
+        return None
     try:
         return things.popleft()
     except IndexError:
