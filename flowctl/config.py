@@ -62,6 +62,8 @@ class Config:
     ValueError: band_gc_timeout must be at least flow_gc_timeout (300.0), not 60.0
     """
 
+    # how much may be in flight: a `Gate` or several; the controller's own argument wins, and one of them is needed
+    gate: object | None = None
     bands: Sequence[BandConfig] = ()
     default_band: BandConfig = field(default_factory=BandConfig)
     # for priorities below 0; None: default_band

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import traceback
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,28 +12,28 @@ from typing import Self, final
 
 from flowctl import sync
 from flowctl.clock import Clock, MonotonicClock
-from flowctl.collector import TICK, Collector
+from flowctl.collector import TICK
 from flowctl.config import Config
 from flowctl.errors import Outcome
 from flowctl.flow import Flow
 from flowctl.gate import Gate
+from flowctl.incidents import Incidents
 from flowctl.ledger import Ledger
-from flowctl.registry import FlowRegistry
+from flowctl.news import Observer
 from flowctl.request import (
     FlowKey,
     Request,
     WaitingRoom,
-    check_count,
+    check_admission,
     check_flow_id,
     check_priority,
     check_ttl,
     shown,
 )
+from flowctl.state import State
 from flowctl.stats import BandStats, CollectReport, Stats
 from flowctl.ticket import Hold, Ticket, Unborn, Wait
-from flowctl.turn import Observer, Turn
-
-logger = logging.getLogger("flowctl")
+from flowctl.turn import Turn
 
 _ZERO, _ONE = 0, 1  # the interpreter keeps one of each: who passes another goes the longer way round
 
@@ -68,20 +66,20 @@ class FlowController:
     ) -> None:
         if config is not None and not isinstance(config, Config):
             raise TypeError(f"config must be a Config, not {shown(config)}")
-        if gate is None:
+        config = config if config is not None else Config()
+        wanted = gate if gate is not None else config.gate
+        if wanted is None:
             raise ValueError("gate is required, and says how much may be in flight: gate=ConcurrencyLimit(8)")
-        gates = tuple(gate) if isinstance(gate, Sequence) else (gate,)
-        for each in gates:
-            missing = [
-                name for name in ("admits", "bind", "limit", "saturation", "sure_seats") if not hasattr(each, name)
-            ]
-            if missing:
-                raise TypeError(f"gate must be a gate, with .{missing[0]}, not {shown(each)}")
+        gates: list[Gate] = []
+        for each in wanted if isinstance(wanted, Sequence) else (wanted,):
+            if not isinstance(each, Gate):
+                raise TypeError(f"gate must be a Gate (admits, bind, limit, ...), not {shown(each)}")
+            gates.append(each)
         if not gates or len(set(map(id, gates))) < len(gates):
-            raise ValueError(f"gate must be one gate or several different ones, not {shown(gate)}")
+            raise ValueError(f"gate must be one gate or several different ones, not {shown(wanted)}")
         # fixed after construction
-        self._config = config if config is not None else Config()
-        self._gates = gates
+        self._config = config
+        self._gates = tuple(gates)
         self._clock: Clock = clock if clock is not None else MonotonicClock()
         self._observer = observer
         self._background = background
@@ -91,12 +89,26 @@ class FlowController:
         self._state = self._new_state()
         sync.renew_after_fork(self)
 
-    def _new_state(self) -> _State:
-        state = _State(self)
+    def _new_state(self) -> State:
+        state = State(
+            self._config,
+            self._gates,
+            self._clock,
+            observer=self._observer,
+            report=self._incidents.report,
+            owner=weakref.ref(self),
+        )
         for gate in self._gates:
             gate.bind(self, state.turn.change_gate)
         state.turn.change_gate(lambda now: None)  # the gates may have changed before they were bound
+        if self._closed:
+            state.turn.close(None)
         return state
+
+    def _look_out(self, state: State, awake_by: float = math.inf) -> None:
+        """See that the collector runs, and looks round at this time."""
+        if self._background:
+            state.collector.ensure(awake_by)
 
     # --- the route of a request ------------------------------------------------------------------------------------
 
@@ -129,7 +141,7 @@ class FlowController:
             or metadata is not None
             or room is not None
         ):
-            flow, priority, cost, size, ttl = _checked(
+            flow, priority, cost, size, ttl = check_admission(
                 flow, priority, cost=cost, size=size, ttl=ttl, cancel=cancel, metadata=metadata, room=room
             )
         state = self._state
@@ -179,16 +191,16 @@ class FlowController:
             state.turn.give_up(ticket)
             raise
         if ticket.outcome is None:
-            state.look_out(wait.deadline)
+            self._look_out(state, wait.deadline)
         return ticket
 
-    def _wait(self, state: _State, ticket: Ticket, wait: Wait, found: Flow | None) -> Ticket:
+    def _wait(self, state: State, ticket: Ticket, wait: Wait, found: Flow | None) -> Ticket:
         """Arrive, and park until the ticket is settled: the ticket if it was granted, else its error is raised."""
         try:
             self._arrive(state, ticket, wait, found)
             if ticket.outcome is None:
                 if wait.cancel is not None:
-                    state.look_out(wait.arrived + TICK)
+                    self._look_out(state, wait.arrived + TICK)
                 self._park(state.turn, ticket, wait)
         except BaseException:
             state.turn.give_up(ticket)
@@ -202,7 +214,7 @@ class FlowController:
                 del error  # it holds its traceback, and that this frame
         return ticket
 
-    def _arrive(self, state: _State, ticket: Ticket, wait: Wait, found: Flow | None) -> None:
+    def _arrive(self, state: State, ticket: Ticket, wait: Wait, found: Flow | None) -> None:
         """Have the ticket decided or queued, at a flow that is found or created: the optimistic loop."""
         registry, key = state.registry, ticket.key
         ticket.wait = wait
@@ -225,14 +237,14 @@ class FlowController:
                 state.turn.refuse(ticket, Outcome.REJECTED_CAPACITY)
                 return
 
-    def _arrive_at_new_flow(self, state: _State, ticket: Ticket, wait: Wait, key: FlowKey) -> bool:
+    def _arrive_at_new_flow(self, state: State, ticket: Ticket, wait: Wait, key: FlowKey) -> bool:
         """The same where the flow has to be created; False if that has to be tried again."""
         turn = state.turn
         birth = turn.new_hold(ticket)
         try:
             try:
                 flow = state.registry.create(key, partial(turn.adopt, birth))
-                state.look_out()
+                self._look_out(state)
             except Exception as error:  # noqa: BLE001 - from a constructor of the user's own: the caller is told why
                 wait.why = error
                 turn.refuse(ticket, Outcome.REJECTED_OTHER)
@@ -253,7 +265,7 @@ class FlowController:
                 return
             if clock.now() >= wait.deadline:
                 turn.withdraw(ticket, Outcome.EVICTED_TTL)
-            elif wait.cancel is not None and turn.client_left(wait.cancel):
+            elif wait.cancel is not None and turn.news.client_left(wait.cancel):
                 turn.withdraw(ticket, Outcome.EVICTED_CANCELLED)
             elif sync.exiting():
                 turn.withdraw(ticket, Outcome.EVICTED_CLOSED)
@@ -346,123 +358,4 @@ class FlowController:
 
     def _check(self) -> None:
         """Assert every invariant. At rest: nothing is being created or collected."""
-        self._state.turn._check()
-        self._state.registry._check(self._state.turn.read(Ledger.pins_by_flow))
-
-
-@final
-class _State:
-    """All of a controller that changes. A forked child gets a new one, and never looks at the old."""
-
-    __slots__ = ("_background", "_cycle", "_mutex", "_owner", "bands", "collector", "registry", "turn")
-
-    def __init__(self, controller: FlowController) -> None:
-        config, clock = controller._config, controller._clock
-        # fixed after construction
-        self._owner = weakref.ref(controller)
-        self._background = controller._background
-        self.turn = Turn(config, controller._gates, clock, controller._observer, controller._incidents.report)
-        self.registry = FlowRegistry(config, clock, self.turn.lock)
-        self.bands = self.registry.bands.entries
-        assert config.gc_interval is not None
-        self.collector = Collector(self, clock, config.gc_interval, controller._incidents.report)
-        # guarded by _mutex (re-entrant for handlers; rank: alone): a cycle runs for as long as its token lives
-        self._mutex = sync.RLock()
-        self._cycle: weakref.ref[_Cycle] | None = None
-        if controller._closed:
-            self.turn.close(None)
-
-    def look_out(self, awake_by: float = math.inf) -> None:
-        """See that the collector runs, and looks round at this time."""
-        if self._background:
-            self.collector.ensure(awake_by)
-
-    def collect(self) -> CollectReport:
-        token = _Cycle()
-        with self._mutex:
-            if self._cycle is not None and self._cycle() is not None:
-                return CollectReport()
-            self._cycle = weakref.ref(token)
-        try:
-            self.turn.tick()
-            suspects: list[Flow] = []
-            flows = self.registry.sweep_flows(pinned=suspects.append)
-            self.turn.audit(suspects, repairs=self.registry.audit_bands())
-            return CollectReport(flows=flows, bands=self.registry.sweep_bands(), shards=0)
-        finally:
-            del token  # whoever keeps an exception keeps this frame
-
-    def tick(self) -> None:
-        self.turn.tick()
-
-    def needs_ticks(self) -> bool:
-        return self.turn.has_probes()
-
-    def next_deadline(self) -> float:
-        return self.turn.next_deadline()
-
-    def in_use(self) -> bool:
-        return self._owner() is not None or bool(self.turn.ledger.holds)
-
-
-@final
-class _Cycle:
-    """Stands for one running cycle of the collector, in the frame that runs it."""
-
-    __slots__ = ("__weakref__",)
-
-
-@final
-class Incidents:
-    """Counts and logs what foreign code raised: the 1st, 2nd, 4th, 8th, ... of a kind with its traceback."""
-
-    __slots__ = ("_by_kind", "_mutex", "count")
-
-    def __init__(self) -> None:
-        self._mutex = sync.RLock()  # re-entrant for handlers; rank: alone
-        # written under _mutex, read by anyone
-        self._by_kind: Counter[str] = Counter()
-        self.count = 0
-
-    def report(self, what: str, error: BaseException) -> None:
-        with self._mutex:
-            self.count += 1
-            self._by_kind[what] += 1
-            nth = self._by_kind[what]
-        if nth & (nth - 1) == 0:
-            # as text: a record that keeps the exception would keep its frames, and their tickets, alive
-            text = "".join(traceback.format_exception(error)).rstrip()
-            logger.error("%s failed (no. %d of its kind)\n%s", what, nth, text)
-
-
-def _checked(
-    flow: object,
-    priority: object,
-    *,
-    cost: object,
-    size: object,
-    ttl: object,
-    cancel: object,
-    metadata: object,
-    room: object,
-) -> tuple[str, int, int, int, float | None]:
-    """Check all arguments of `admit`; those that are booked, as their exact types."""
-    exact = check_priority(priority)
-    if isinstance(flow, FlowKey):
-        of_the_key = check_priority(flow.priority)
-        if exact not in (0, of_the_key):
-            raise ValueError(f"priority must be that of the FlowKey ({of_the_key}), not {exact}")
-        flow, exact = flow.id, of_the_key
-    if cancel is not None and not callable(cancel):
-        raise TypeError(f"cancel must be callable, not {shown(cancel)}")
-    if metadata is not None and not isinstance(metadata, Mapping):
-        raise TypeError(f"metadata must be a mapping, not {shown(metadata)}")
-    if room is not None and not isinstance(room, WaitingRoom):
-        raise TypeError(f"room must be a WaitingRoom, not {shown(room)}")
-    return (
-        check_flow_id(flow),
-        exact,
-        check_count("cost", cost, at_least=1),
-        check_count("size", size, at_least=0),
-        check_ttl(ttl),
-    )
+        self._state._check()

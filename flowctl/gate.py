@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 from flowctl.request import check_count
 
@@ -12,6 +12,7 @@ Change = Callable[[Callable[[float], None]], None]
 """Runs a change under the turn, at a time in seconds of the clock, and then lets go whoever can go after it."""
 
 
+@runtime_checkable
 class Gate(Protocol):
     """Says whether a request may go now. It belongs to one controller, whose turn guards it.
 

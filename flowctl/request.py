@@ -139,6 +139,39 @@ def check_ttl(ttl: object, name: str = "ttl") -> float | None:
     return seconds
 
 
+def check_admission(
+    flow: object,
+    priority: object,
+    *,
+    cost: object,
+    size: object,
+    ttl: object,
+    cancel: object,
+    metadata: object,
+    room: object,
+) -> tuple[str, int, int, int, float | None]:
+    """Check all arguments of `admit`; those that are booked, as their exact types."""
+    exact = check_priority(priority)
+    if isinstance(flow, FlowKey):
+        of_the_key = check_priority(flow.priority)
+        if exact not in (0, of_the_key):
+            raise ValueError(f"priority must be that of the FlowKey ({of_the_key}), not {exact}")
+        flow, exact = flow.id, of_the_key
+    if cancel is not None and not callable(cancel):
+        raise TypeError(f"cancel must be callable, not {shown(cancel)}")
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise TypeError(f"metadata must be a mapping, not {shown(metadata)}")
+    if room is not None and not isinstance(room, WaitingRoom):
+        raise TypeError(f"room must be a WaitingRoom, not {shown(room)}")
+    return (
+        check_flow_id(flow),
+        exact,
+        check_count("cost", cost, at_least=1),
+        check_count("size", size, at_least=0),
+        check_ttl(ttl),
+    )
+
+
 def shown(value: object) -> str:
     """A value as an error shows it: short, even where it is 10 MB, and never failing."""
     try:

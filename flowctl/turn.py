@@ -1,8 +1,8 @@
-"""The turn: the one lock under which it is decided who goes next.
+"""The turn: under one lock it is decided who goes next.
 
 T1  A request settles exactly once, in a section of the turn: by never entering its queue, or by leaving it.
-T2  After a section nobody who waits could go; or the rest of the round is owed, and whoever passes next runs it.
-T3  A section that an exception tore leaves the lock free and says so; the next one mends the books first.
+T2  After a section nobody who waits could go, or the rest of the round is owed (S1).
+T3  No grant takes what is in flight above what the gates admit at that moment.
 
 Whoever changes anything that a decision reads does it by `change`, or by a section that is one with its change
 (`try_grant`, `release`), and runs the round in that same section. Of foreign code only the arithmetic of policies and
@@ -12,10 +12,8 @@ gates runs under the lock; wake-ups, callbacks and reports come after it.
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Sequence
-from itertools import islice
-from typing import Final, ParamSpec, Protocol, TypeVar, final
+from collections.abc import Sequence
+from typing import Final, final
 
 from flowctl import sync
 from flowctl.band import PriorityBand
@@ -27,6 +25,8 @@ from flowctl.flow import Flow
 from flowctl.gate import Gate
 from flowctl.lease import ONE_PIN, PINNABLE_BELOW, STAMP_MASK, to_ms
 from flowctl.ledger import NOBODY, Ledger
+from flowctl.news import News
+from flowctl.sections import Act, Sections
 from flowctl.ticket import Hold, ReleaseOutcome, Ticket, Wait
 
 _DISPATCHED: Final = Outcome.DISPATCHED  # bound once: on 3.11 each look at an enum's member costs 100 ns
@@ -35,88 +35,20 @@ SETTLED_A_SECTION: Final = 64
 """After so many the lock is offered to others, and the round goes on after them."""
 
 
-class Observer(Protocol):
-    """Told what happened, by whichever thread passes, with no lock held. What it raises is counted and logged."""
-
-    def settled(self, ticket: Ticket) -> None:
-        """The ticket was granted or refused."""
-
-    def released(self, ticket: Ticket, outcome: ReleaseOutcome) -> None:
-        """The ticket's seat was given back."""
-
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-Report = Callable[[str, BaseException], None]
-"""Told what raised which exception; called with no lock held."""
-
-Act = Callable[[float], None]
-"""A change, made under the lock at a time in seconds of the clock."""
-
-
 @final
-class Turn:
+class Turn(Sections):
     """Grants, queues, withdraws and releases tickets: the desk of every ticket of its controller."""
 
-    __slots__ = (
-        "_busy",
-        "_clock",
-        "_config",
-        "_drainers",
-        "_gates",
-        "_incidents",
-        "_now",
-        "_observer",
-        "_owed",
-        "_report",
-        "_returns",
-        "_settled",
-        "_sure_seats",
-        "_torn",
-        "_wakers",
-        "abandoned",
-        "hand_in",
-        "ledger",
-        "lock",
-        "repairs",
-    )
+    __slots__ = ("_clock", "_config", "_gates", "_sure_seats")
 
-    def __init__(
-        self, config: Config, gates: Sequence[Gate], clock: Clock, observer: Observer | None, report: Report
-    ) -> None:
+    def __init__(self, config: Config, gates: Sequence[Gate], clock: Clock, news: News) -> None:
+        super().__init__(clock, news)
         # fixed after construction
         self._config = config
         self._gates = tuple(gates)
         self._clock = clock
-        self._now = clock.now
-        self._observer = observer
-        self._report = report
-        # re-entrant, because a signal handler or finaliser may come back here in the middle of a section of its own
-        # thread; `_busy` tells it so. Rank: alone, but for words; taken by `with` only.
-        self.lock = sync.RLock()
         # guarded by lock
-        self.ledger = Ledger()
-        self._busy = False
         self._sure_seats = 0  # the least that a gate promises
-        self.abandoned = 0
-        self.repairs = 0
-        # written under lock, read by anyone
-        self._torn = False
-        self._owed = False
-        # fed and emptied in single steps by anyone
-        self._returns: deque[Hold[Flow] | Act] = deque()
-        self.hand_in = self._returns.append
-        self._settled: deque[Ticket] = deque()
-        self._incidents: deque[tuple[str, BaseException]] = deque()
-        self._drainers: deque[sync.Parking] = deque()
-        self._wakers: set[int] = set()
-
-    def new_hold(self, ticket: Ticket) -> Hold[Flow]:
-        """A hold for a ticket; once it is in the books, it comes back by itself when the ticket is dropped."""
-        hold: Hold[Flow] = Hold(ticket, self.hand_in)
-        hold.serial = 0
-        return hold
 
     # --- arriving --------------------------------------------------------------------------------------------------
 
@@ -152,15 +84,15 @@ class Turn:
                 ticket.outcome = _DISPATCHED
             finally:
                 self._busy = False
-        if self._observer is not None:
-            self._settled.append(ticket)
-        if self._returns or self._settled:
+        if self.news.observer is not None:
+            self.news.settled.append(ticket)
+        if self._returns or self.news.settled:
             self.help()
         return True
 
     def adopt(self, hold: Hold[Flow], flow: Flow) -> None:
         """Enter the hold of a new flow's creator, which owns the pin that the flow was born with."""
-        self._book(lambda now: self.ledger.adopt(hold, flow))
+        self.book(lambda now: self.ledger.adopt(hold, flow))
 
     def disown(self, hold: Hold[Flow]) -> None:
         """Take that hold back: its ticket has arrived by a hold of its own, or never will."""
@@ -168,7 +100,7 @@ class Turn:
         def act(now: float) -> None:
             self.ledger.drop(hold.serial, to_ms(now))
 
-        self._book(act)
+        self.book(act)
 
     def arrive(self, ticket: Ticket, wait: Wait, flow: Flow) -> bool:
         """Decide or queue a ticket: afterwards it has an outcome, or it is queued. False if the flow cannot be pinned.
@@ -232,7 +164,7 @@ class Turn:
             return Outcome.REJECTED_SATURATED
         room = make_room(self._config, ledger, ticket, wait, flow)
         if room.error is not None:
-            self._incidents.append(("displacement policy", room.error))
+            self.news.incident("displacement policy", room.error)
         if room.full is not None:
             wait.scope = room.full
             return Outcome.REJECTED_CAPACITY
@@ -243,12 +175,12 @@ class Turn:
 
     def refuse(self, ticket: Ticket, outcome: Outcome) -> None:
         """Settle a ticket that never arrived: nothing was booked for it."""
-        self._book(lambda now: self._refuse_locked(ticket, outcome))
+        self.book(lambda now: self._refuse_locked(ticket, outcome))
 
     def _refuse_locked(self, ticket: Ticket, outcome: Outcome) -> None:
         self.ledger.rejected += 1
         ticket.outcome = outcome
-        self._settled.append(ticket)
+        self.news.settled.append(ticket)
 
     # --- leaving ---------------------------------------------------------------------------------------------------
 
@@ -306,10 +238,10 @@ class Turn:
                 raise
             finally:
                 self._busy = False
-        if somebody_waits or self._returns or self._settled:
+        if somebody_waits or self._returns or self.news.settled:
             self.help()
-        if given_back and self._observer is not None:
-            self._call(self._observer.released, "observer", ticket, outcome)
+        if given_back and self.news.observer is not None:
+            self.news.call(self.news.observer.released, "observer", ticket, outcome)
         return given_back
 
     def _release_interrupted_locked(self, ticket: Ticket) -> bool:
@@ -326,20 +258,7 @@ class Turn:
         hold = self.ledger.holds.get(ticket.serial)
         return hold is not None and not hold.returned
 
-    # --- sections --------------------------------------------------------------------------------------------------
-
-    def change(self, act: Act) -> None:
-        """Run a change under the lock, and let go whoever can go after it.
-
-        In a signal handler or finaliser that interrupted a section of its own thread, the change is made when that
-        section ends. Never waits for a request.
-        """
-        with self.lock:
-            if self._busy:
-                self._returns.append(act)
-                return
-            self._section_locked(act)
-        self.help()
+    # --- deciding --------------------------------------------------------------------------------------------------
 
     def change_gate(self, act: Act) -> None:
         """Run a change of a gate: what gates are bound to."""
@@ -350,78 +269,6 @@ class Turn:
             self._sure_seats = min(gate.sure_seats for gate in self._gates)
 
         self.change(act_and_ask)
-
-    def _book(self, act: Act) -> None:
-        """Run an act that only stores, at once: also in the middle of a section of our own thread."""
-        with self.lock:
-            if self._busy:
-                act(self._now())
-                return
-            self._section_locked(act)
-        self.help()
-
-    def read(self, look: Callable[[Ledger], T]) -> T:
-        """Look at the books under the lock."""
-        with self.lock:
-            if self._busy:
-                return look(self.ledger)
-            self._busy = True
-            try:
-                seen = look(self.ledger)
-            finally:
-                self._busy = False
-        if self._returns:  # of a handler that came meanwhile
-            self.help()
-        return seen
-
-    def help(self) -> None:
-        """Finish what others left: owed rounds, returned holds, torn books, wake-ups. Costs little if nothing is."""
-        while self._owed or self._returns or self._torn:
-            with self.lock:
-                if self._busy:
-                    return  # our own thread is in a section, and comes here after it
-                self._section_locked(_nothing)
-        self._wake_settled()
-
-    def _section_locked(self, act: Act) -> None:
-        self._busy = True
-        try:
-            now = self._now()
-            if self._torn or self._returns:
-                self._mend_locked(now)
-            act(now)
-            self._round_locked(now)
-        except BaseException:
-            self._torn = True
-            raise
-        finally:
-            self._busy = False
-
-    def _mend_locked(self, now: float) -> None:
-        """Put right what an exception tore, then apply what was handed in while a section ran."""
-        if self._torn:
-            if not self.ledger.is_sound():
-                self.repairs += 1
-            self.ledger.rebuild()
-            self._torn = False
-        now_ms = to_ms(now)
-        while self._returns:
-            item = self._returns[0]
-            if isinstance(item, Hold):
-                self._drop_locked(item, now_ms)
-                self._returns.popleft()  # when it is done: an exception on the way loses nothing
-                continue
-            try:
-                item(now)
-            except Exception as error:  # noqa: BLE001 - whoever made the change is gone; it is reported
-                self._incidents.append(("change made by a handler", error))
-            finally:
-                self._returns.popleft()  # done or failed: what fails once must not fail everybody after it
-
-    def _drop_locked(self, hold: Hold[Flow], now_ms: int) -> None:
-        """Give back what a hold held, if nobody did; one that never came into the books has no serial."""
-        if self.ledger.drop(getattr(hold, "serial", 0), now_ms) is not None and hold() is None:
-            self.abandoned += 1
 
     def _round_locked(self, now: float) -> None:
         """Let go whoever can go, in order, and settle whose deadline has come."""
@@ -461,7 +308,7 @@ class Turn:
             if not 0 <= charge < math.inf:
                 raise ValueError(f"charge must be finite and at least 0, not {charge!r}")
         except Exception as error:  # noqa: BLE001 - a policy of the user's own; it is reported
-            self._incidents.append(("fairness policy", error))
+            self.news.incident("fairness policy", error)
             return None
         return charge
 
@@ -473,7 +320,7 @@ class Turn:
                 if not gate.admits(in_flight, cost, priority):
                     return False
         except Exception as error:  # noqa: BLE001 - a gate of the user's own; it is reported
-            self._incidents.append(("gate", error))
+            self.news.incident("gate", error)
             return False
         return True
 
@@ -486,7 +333,7 @@ class Turn:
         ledger.in_flight += ticket.cost
         ledger.dispatched += 1
         ticket.outcome = _DISPATCHED
-        self._settled.append(ticket)
+        self.news.settled.append(ticket)
 
     def _evict_locked(self, ticket: Ticket, outcome: Outcome, now: float) -> bool:
         """Settle a queued ticket without a seat; False if it was settled before."""
@@ -499,57 +346,9 @@ class Turn:
         wait.settled_at = now
         ledger.evicted += 1
         ticket.outcome = outcome
-        self._settled.append(ticket)
+        self.news.settled.append(ticket)
         ledger.drop(ticket.serial, to_ms(now))  # last: what has no hold cannot be mended
         return True
-
-    # --- after the lock --------------------------------------------------------------------------------------------
-
-    def _wake_settled(self) -> None:
-        """Tell those whom sections settled. A callback that comes back here leaves the rest to the loop below it."""
-        me = sync.get_ident()
-        while self._has_news() and me not in self._wakers:
-            telling: list[Ticket] = []
-            try:
-                self._wakers.add(me)
-                while _move_first(self._settled, telling):
-                    self._tell_settled(telling)
-                while (incident := _next(self._incidents)) is not None:
-                    self._report(*incident)
-                while not self.ledger.holds and (parking := _next(self._drainers)) is not None:
-                    parking.wake()
-            finally:
-                try:
-                    self._settled.extendleft(telling)  # whom an exception kept from being told
-                finally:
-                    self._wakers.discard(me)
-
-    def _has_news(self) -> bool:
-        return bool(self._settled or self._incidents or (self._drainers and not self.ledger.holds))
-
-    def _tell_settled(self, telling: list[Ticket]) -> None:
-        """Tell the one ticket in the list, and take it off just before foreign code is told."""
-        ticket = telling[0]
-        wait = ticket.wait
-        if wait is not None and wait.parking is not None:
-            wait.parking.wake()
-        callback = None if wait is None else wait.on_settled
-        try:
-            del telling[0]
-            if callback is not None:
-                callback(ticket)
-        except Exception as error:  # noqa: BLE001 - foreign code; it is reported
-            self._report("on_settled", error)
-        finally:
-            if self._observer is not None:
-                self._call(self._observer.settled, "observer", ticket)
-
-    def _call(self, callback: Callable[P, None], what: str, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call foreign code, with no lock held. An exception of it is reported, anything worse is passed on."""
-        try:
-            callback(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - foreign code; it is reported
-            self._report(what, error)
 
     # --- for the collector, and at the end -------------------------------------------------------------------------
 
@@ -576,20 +375,12 @@ class Turn:
     def _with_gone_clients(self) -> list[Ticket]:
         gone: list[Ticket] = []
         for serial, probe in self.ledger.probed.copy().items():
-            if self.client_left(probe):
+            if self.news.client_left(probe):
                 hold = self.ledger.holds.get(serial)
                 ticket = None if hold is None else hold()
                 if ticket is not None:
                     gone.append(ticket)
         return gone
-
-    def client_left(self, probe: Callable[[], object]) -> bool:
-        """Ask a request's cancel probe. One that raises is reported, and says nothing."""
-        try:
-            return bool(probe())
-        except Exception as error:  # noqa: BLE001 - foreign code; it is reported
-            self._report("cancel probe", error)
-            return False
 
     def audit(self, suspects: Sequence[Flow], repairs: int) -> None:
         """Compare the books with the holds, and the pins of the suspects too, mend what differs, and count it.
@@ -608,56 +399,16 @@ class Turn:
 
         self.change(act)
 
-    def is_interrupted(self) -> bool:
-        """Is the caller a signal handler or finaliser, in the middle of a section of its own thread?"""
-        with self.lock:
-            return self._busy
-
     def close(self, until: float | None) -> bool:
         """Refuse what comes, evict what is queued, and wait for what is in flight; True if nothing is left of it."""
         self.change(lambda now: self.ledger.close())
         parking = sync.Parking()
         while until is not None and self.ledger.holds and self._now() < until and not self.is_interrupted():
-            self._drainers.append(parking)
+            self.news.when_drained(parking)
             self.help()
             self._clock.park(parking, until)
         return not self.ledger.holds
 
     def after_fork_in_child(self) -> None:
         """Let go of everything without looking at it: tickets of the parent find no hold here."""
-        self.lock = sync.RLock()
-        self.ledger = Ledger()
-        self._busy = self._torn = self._owed = False
-        self._returns, self._settled, self._incidents, self._drainers = deque(), deque(), deque(), deque()
-        self.hand_in = self._returns.append
-        self._wakers = set()
-
-    def _check(self) -> None:
-        with self.lock:
-            assert not self._busy
-            self.ledger._check()
-
-
-def _move_first(source: deque[T], target: list[T]) -> bool:
-    """Move the first thing, in one step that no exception can split; False if there is none."""
-    if not source:
-        return False
-    try:
-        target.extend(islice(iter(source.popleft, None), 1))
-    except IndexError:
-        return False
-    return True
-
-
-def _next(things: deque[T]) -> T | None:
-    """The first, taken off in one step; None if there is none, or another thread was faster."""
-    if not things:
-        return None
-    try:
-        return things.popleft()
-    except IndexError:
-        return None
-
-
-def _nothing(now: float) -> None:
-    """A change that changes nothing."""
+        self._after_fork_in_child(self.news.anew())

@@ -10,8 +10,8 @@ from typing import Generic, ParamSpec, TypeVar, final
 from flowctl import ConcurrencyLimit, Config, FlowControlError, FlowController
 from flowctl.clock import Clock
 from flowctl.gate import Gate
+from flowctl.news import Observer
 from flowctl.testing import FakeClock
-from flowctl.turn import Observer
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -407,3 +407,10 @@ def test_deadlines_without_a_limit_are_infinite() -> None:
     assert config.deadline(10.0, None, None) == math.inf
     assert config.deadline(10.0, 10_000.0, None) == 10.0 + 3600.0
     assert config.deadline(10.0, None, 7.0) == 17.0
+
+
+def test_the_controllers_own_gate_wins_over_the_configurations() -> None:
+    with FlowController(Config(gate=ConcurrencyLimit(3))) as configured:
+        assert configured.stats().limit == 3
+    with FlowController(Config(gate=ConcurrencyLimit(3)), gate=ConcurrencyLimit(5)) as given:
+        assert given.stats().limit == 5

@@ -158,7 +158,7 @@ def test_a_thread_that_was_interrupted_while_it_told_tells_again_later(
     submit(controller, "b", told)
 
     assert len(told) == 1
-    assert controller._state.turn._wakers == set()
+    assert controller._state.turn.news._tellers == set()
 
 
 def test_whoever_an_interrupt_kept_from_being_told_is_told_by_the_next(make_controller: MakeController) -> None:

@@ -48,10 +48,10 @@ def test_a_release_survives_that_another_one_wakes_the_last_drainer_first(
             return True
 
     ticket = controller.admit("a")
-    controller._state.turn._drainers = TakenByAnother()
+    controller._state.turn.news._drainers = TakenByAnother()
 
     assert ticket.release()
-    controller._state.turn._drainers = deque()
+    controller._state.turn.news._drainers = deque()
 
 
 def test_close_with_drain_and_many_releases_at_once(make_controller: MakeController, spawn: Spawn) -> None:

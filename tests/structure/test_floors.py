@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[2] / "flowctl"
 # "name.*" is a package whose files are neighbours: they may import each other. Policies may not.
 FLOORS = (
     ("sync", "request", "stats"),
-    ("errors", "clock", "atomic"),
+    ("errors", "clock", "atomic", "incidents"),
     (
         "lease",
         "wheel",
@@ -29,13 +29,14 @@ FLOORS = (
         "policies.displacement",
     ),
     ("config", "ticket"),
-    ("queue", "gate"),
+    ("queue", "gate", "news"),
     ("band",),
     ("flow",),
     ("shard", "ledger"),
-    ("capacity",),
+    ("capacity", "sections"),
     ("registry", "turn"),
     ("collector",),
+    ("state",),
     ("controller",),
     ("executor", "testing", "integrations.*", "coordination.*", "dashboard.*", "demo.*"),
     ("__init__", "cli"),

@@ -1,0 +1,182 @@
+"""Sections: one lock, and exceptions, signal handlers and finalisers that may come anywhere under it.
+
+S1  After a section the round is done, or owed; whoever passes next does it.
+S2  A section that an exception tore leaves the lock free and says so; the next one mends the books first.
+S3  Who comes in the middle of a section of its own thread changes nothing there: what it wants is handed in, and done
+    when that section ends. It cannot deadlock, and cannot see half a change.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from typing import TypeVar
+
+from flowctl import sync
+from flowctl.clock import Clock
+from flowctl.flow import Flow
+from flowctl.lease import to_ms
+from flowctl.ledger import Ledger
+from flowctl.news import News
+from flowctl.ticket import Hold, Ticket
+
+Act = Callable[[float], None]
+"""A change, made under the lock at a time in seconds of the clock."""
+
+T = TypeVar("T")
+
+
+class Sections(ABC):
+    """The lock over a `Ledger`, and how one gets under it."""
+
+    __slots__ = (
+        "_busy",
+        "_now",
+        "_owed",
+        "_returns",
+        "_torn",
+        "abandoned",
+        "hand_in",
+        "ledger",
+        "lock",
+        "news",
+        "repairs",
+    )
+
+    def __init__(self, clock: Clock, news: News) -> None:
+        # fixed after construction
+        self._now = clock.now
+        self.news = news
+        # re-entrant for those who come in the middle of a section of their own thread; `_busy` tells them so.
+        # Rank: alone, but for words; taken by `with` only
+        self.lock = sync.RLock()
+        # guarded by lock
+        self.ledger = Ledger()
+        self._busy = False
+        self.abandoned = 0
+        self.repairs = 0
+        # written under lock, read by anyone
+        self._torn = False
+        self._owed = False
+        # fed in single steps by anyone, emptied under lock
+        self._returns: deque[Hold[Flow] | Act] = deque()
+        self.hand_in = self._returns.append
+
+    @abstractmethod
+    def _round_locked(self, now: float) -> None:
+        """Let go whoever can go; or some of them, and set `_owed`."""
+
+    def change(self, act: Act) -> None:
+        """Run a change under the lock, and let go whoever can go after it. Never waits for a request.
+
+        In a signal handler or finaliser that interrupted a section of its own thread, the change is made when that
+        section ends.
+        """
+        with self.lock:
+            if self._busy:
+                self._returns.append(act)
+                return
+            self._section_locked(act)
+        self.help()
+
+    def book(self, act: Act) -> None:
+        """Run an act that only stores, at once: also in the middle of a section of our own thread."""
+        with self.lock:
+            if self._busy:
+                act(self._now())
+                return
+            self._section_locked(act)
+        self.help()
+
+    def read(self, look: Callable[[Ledger], T]) -> T:
+        """Look at the books under the lock."""
+        with self.lock:
+            if self._busy:
+                return look(self.ledger)
+            self._busy = True
+            try:
+                seen = look(self.ledger)
+            finally:
+                self._busy = False
+        if self._returns:  # of a handler that came meanwhile
+            self.help()
+        return seen
+
+    def help(self) -> None:
+        """Finish what others left: owed rounds, returned holds, torn books, news. Costs little if there is nothing."""
+        while self._owed or self._returns or self._torn:
+            with self.lock:
+                if self._busy:
+                    return  # our own thread is in a section, and comes here after it
+                self._section_locked(_nothing)
+        self.news.tell(self.ledger.holds)
+
+    def is_interrupted(self) -> bool:
+        """Is the caller a signal handler or finaliser, in the middle of a section of its own thread?"""
+        with self.lock:
+            return self._busy
+
+    def new_hold(self, ticket: Ticket) -> Hold[Flow]:
+        """A hold for a ticket; once it is in the books, it comes back by itself when the ticket is dropped."""
+        hold: Hold[Flow] = Hold(ticket, self.hand_in)
+        hold.serial = 0
+        return hold
+
+    def _section_locked(self, act: Act) -> None:
+        self._busy = True
+        try:
+            now = self._now()
+            if self._torn or self._returns:
+                self._mend_locked(now)
+            act(now)
+            self._round_locked(now)
+        except BaseException:
+            self._torn = True
+            raise
+        finally:
+            self._busy = False
+
+    def _mend_locked(self, now: float) -> None:
+        """Put right what an exception tore, then apply what was handed in while a section ran."""
+        if self._torn:
+            if not self.ledger.is_sound():
+                self.repairs += 1
+            self.ledger.rebuild()
+            self._torn = False
+        now_ms = to_ms(now)
+        while self._returns:
+            item = self._returns[0]
+            if isinstance(item, Hold):
+                self._drop_locked(item, now_ms)
+                self._returns.popleft()  # when it is done: an exception on the way loses nothing
+                continue
+            try:
+                item(now)
+            except Exception as error:  # noqa: BLE001 - whoever made the change is gone; it is reported
+                self.news.incident("change made by a handler", error)
+            finally:
+                self._returns.popleft()  # done or failed: what fails once must not fail everybody after it
+
+    def _drop_locked(self, hold: Hold[Flow], now_ms: int) -> None:
+        """Give back what a hold held, if nobody did; one that never came into the books has no serial."""
+        if self.ledger.drop(getattr(hold, "serial", 0), now_ms) is not None and hold() is None:
+            self.abandoned += 1
+
+    def _after_fork_in_child(self, news: News) -> None:
+        """Let go of everything without looking at it."""
+        self.lock = sync.RLock()
+        self.ledger = Ledger()
+        self.news = news
+        self._busy = self._torn = self._owed = False
+        self._returns = deque()
+        self.hand_in = self._returns.append
+
+    def _check(self) -> None:
+        with self.lock:
+            assert not self._busy, "a section that never ended"
+            self.ledger._check()
+
+
+def _nothing(now: float) -> None:
+    """A change that changes nothing."""
