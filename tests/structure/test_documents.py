@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
+from benchmarks.markdown import table
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MODULES = sorted(path for path in (ROOT / "flowctl").rglob("*.py") if ">>> " in path.read_text("utf-8"))
@@ -95,3 +97,7 @@ def imported(module: str) -> ModuleType:
         if error.name is None or error.name.split(".")[0] == "flowctl":
             raise
         pytest.skip(f"{module} needs {error.name}, of an extra that is not installed")
+
+
+def test_the_figures_of_the_readme_are_those_of_the_committed_run() -> None:
+    assert table(ROOT / "benchmarks" / "results" / "first-rows-3.11.json") in (ROOT / "README.md").read_text("utf-8")
