@@ -259,6 +259,9 @@ class FlowRegistry:
                 assert band.flows.entries.get(flow.id) is flow or flow.lease.is_marked, "L2: out of the table, unmarked"
         for flow in alive:
             assert flow.lease.pins == pins.get(flow, 0), f"L3: {flow.key} has pins that no request answers for"
+            held = not pins.get(flow) or flow.band.flows.entries.get(flow.id) is flow
+            assert held, f"L4: {flow.key} is held, and is not the one in the table"
+            assert not flow.detached, f"L5: {flow.key} was finalised and is still there"
             assert self.bands.entries.get(flow.band.priority) is flow.band, "a flow of a band that is gone"
         for shard in self.shards:
             shard._check()
