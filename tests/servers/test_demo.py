@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import PATIENCE
+from tests.support import PATIENCE, wait_for
 
 ROOT = Path(__file__).parents[2]
 FIGURE = r"(?:[\d,]+|-)"  # none where nobody was served in so short a time
@@ -70,7 +70,7 @@ def test_serve_answers_until_ctrl_c(start: Start) -> None:
     assert f"http://127.0.0.1:{port}/" in demo.stdout.readline()
 
     assert get(port, "/") == (200, b"answered\n")
-    assert b'"in_flight": 0' in get(port, "/stats")[1]
+    wait_for(lambda: b'"in_flight": 0' in get(port, "/stats")[1])  # the seat comes back once the response is closed
     os.killpg(demo.pid, signal.SIGINT)
     _, errors = demo.communicate(timeout=PATIENCE)
     assert (demo.returncode, errors) == (0, "")
