@@ -227,8 +227,7 @@ class FlowController:
             if flow is None:
                 arrived = self._arrive_at_new_flow(state, ticket, wait, key)
                 continue
-            wait.deadline = self._config.deadline(wait.arrived, wait.ttl, flow.band.config.default_ttl)
-            arrived = state.turn.arrive(ticket, wait, flow)
+            arrived = self._arrive_at(state, ticket, wait, flow)
             if not arrived and flow.lease.is_marked:
                 registry.remove(flow)  # help whoever collects it, and go on: it will be a new flow
                 found = None
@@ -236,6 +235,11 @@ class FlowController:
                 wait.scope = "flow"  # it has as many pins as a lease can have
                 state.turn.refuse(ticket, Outcome.REJECTED_CAPACITY)
                 return
+
+    def _arrive_at(self, state: State, ticket: Ticket, wait: Wait, flow: Flow) -> bool:
+        """The same at this flow, whose band says how long to wait; False if the flow cannot be pinned."""
+        wait.deadline = self._config.deadline(wait.arrived, wait.ttl, flow.band.config.default_ttl)
+        return state.turn.arrive(ticket, wait, flow)
 
     def _arrive_at_new_flow(self, state: State, ticket: Ticket, wait: Wait, key: FlowKey) -> bool:
         """The same where the flow has to be created; False if that has to be tried again."""
@@ -249,8 +253,7 @@ class FlowController:
                 wait.why = error
                 turn.refuse(ticket, Outcome.REJECTED_OTHER)
                 return True
-            wait.deadline = self._config.deadline(wait.arrived, wait.ttl, flow.band.config.default_ttl)
-            return turn.arrive(ticket, wait, flow)
+            return self._arrive_at(state, ticket, wait, flow)
         finally:
             turn.disown(birth)  # the ticket has a hold of its own now, or none
 

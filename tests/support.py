@@ -124,3 +124,21 @@ def wait_for(reached: Callable[[], bool]) -> None:
     while not reached():
         assert time.monotonic() < until, "it never came"
         pause.wait(0.005)
+
+
+class GateOver:
+    """Seats that a test's own gate stands over: it promises nothing, so that it is asked each time."""
+
+    limit: int | None = None
+
+    def __init__(self, seats: int) -> None:
+        self.seats = ConcurrencyLimit(seats)
+        self.bind = self.seats.bind
+        self.saturation = self.seats.saturation
+
+    @property
+    def sure_seats(self) -> int:
+        return 0
+
+    def admits(self, in_flight: int, cost: int, priority: int) -> bool:
+        return self.seats.admits(in_flight, cost, priority)

@@ -25,29 +25,25 @@ from flowctl.flow import Flow
 from flowctl.policies.displacement import Backlog, Queued
 from flowctl.testing import FakeClock
 from flowctl.ticket import Hold
-from tests.support import MakeController, Spawn
+from tests.support import GateOver, MakeController, Spawn
 
 
 class Interrupted(BaseException):
     """What a signal handler may raise anywhere."""
 
 
-class Intruder:
+class Intruder(GateOver):
     """A gate of one seat. Once, while it is asked under the turn, something else happens in the same thread."""
 
     def __init__(self) -> None:
-        self._seats = ConcurrencyLimit(1)
-        self.bind = self._seats.bind
-        self.saturation = self._seats.saturation
-        self.limit = None
-        self.sure_seats = 0
+        super().__init__(seats=1)
         self.intrusion: Callable[[], object] | None = None
 
     def admits(self, in_flight: int, cost: int, priority: int) -> bool:
         intrusion, self.intrusion = self.intrusion, None
         if intrusion is not None:
             intrusion()
-        return self._seats.admits(in_flight, cost, priority)
+        return super().admits(in_flight, cost, priority)
 
 
 @pytest.fixture
@@ -449,15 +445,11 @@ def test_collect_in_the_middle_of_a_change_does_not_spin_over_what_is_due(
     assert [ticket.outcome for ticket in told] == [Outcome.EVICTED_TTL]
 
 
-class Dying:
+class Dying(GateOver):
     """One that dies when it is asked for its promise, once it is told to."""
 
     def __init__(self) -> None:
-        self.seats = ConcurrencyLimit(8)
-        self.admits = self.seats.admits
-        self.bind = self.seats.bind
-        self.saturation = self.seats.saturation
-        self.limit = None
+        super().__init__(seats=8)
         self.dies = False
 
     @property

@@ -10,7 +10,6 @@ from flowctl import (
     BandConfig,
     Cancelled,
     ClosedWhileQueued,
-    ConcurrencyLimit,
     Config,
     ControllerClosed,
     Expired,
@@ -23,7 +22,7 @@ from flowctl import (
     Ticket,
 )
 from flowctl.testing import FakeClock
-from tests.support import MakeController, Spawn
+from tests.support import GateOver, MakeController, Spawn
 
 
 def submit(
@@ -505,27 +504,17 @@ def test_a_policy_that_fails_costs_its_own_band_the_round_and_no_other(
     assert high.state == "dispatched"
 
 
-class Balky:
+class Balky(GateOver):
     """A gate that raises while it is told to."""
 
     def __init__(self) -> None:
+        super().__init__(seats=1)
         self.broken = False
-        self._seats = ConcurrencyLimit(1)
-        self.bind = self._seats.bind
-        self.saturation = self._seats.saturation
-
-    @property
-    def limit(self) -> int | None:
-        return None
-
-    @property
-    def sure_seats(self) -> int:
-        return 0
 
     def admits(self, in_flight: int, cost: int, priority: int) -> bool:
         if self.broken:
             raise LookupError("gate")
-        return self._seats.admits(in_flight, cost, priority)
+        return super().admits(in_flight, cost, priority)
 
 
 def test_a_gate_that_raises_admits_nobody_and_leaks_nothing(make_controller: MakeController) -> None:
