@@ -3,12 +3,18 @@
 import sys
 import sysconfig
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from flowctl import FlowController
 from flowctl.testing import FakeClock
+from tests.proof import Proof
 from tests.support import MakeController, Spawn
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--proof", type=Path, metavar="FILE", help="append what is shown to this file (tests/proof.py)")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -47,3 +53,10 @@ def make_controller(clock: FakeClock, spawn: Spawn) -> Iterator[MakeController]:
 def controller(make_controller: MakeController) -> FlowController:
     """One seat, the default configuration."""
     return make_controller()
+
+
+@pytest.fixture
+def proof(request: pytest.FixtureRequest) -> Proof:
+    """Where a test notes what it has shown, for `docs/proof.md`."""
+    path: Path | None = request.config.getoption("--proof")
+    return Proof(path)
