@@ -18,12 +18,13 @@ class Shard:
     never comes here.
     """
 
-    __slots__ = ("_flows", "lock", "retired")
+    __slots__ = ("_flows", "dropped", "lock", "retired")
 
     def __init__(self) -> None:
         self.lock = sync.RWLock()  # rank: first of all
-        # guarded by lock
+        # guarded by lock, and each flipped once
         self.retired = False
+        self.dropped = False
         self._flows: dict[int, dict[Flow, None]] = {}
 
     def attach(self, flow: Flow) -> bool:
@@ -49,6 +50,19 @@ class Shard:
                 self._flows.pop(flow.band.priority, None)
             return True
 
+    def retire(self) -> None:
+        """Take no new flow from now on."""
+        with self.lock.write():
+            self.retired = True
+
+    def try_drop(self) -> bool:
+        """Go for good, if retired and left by the last flow; True for the one call that did."""
+        with self.lock.write():
+            if not self.retired or self._flows or self.dropped:
+                return False
+            self.dropped = True
+            return True
+
     def flows(self) -> list[Flow]:
         """Those of this moment."""
         found: list[Flow] = []
@@ -65,6 +79,7 @@ class Shard:
     def _check(self) -> None:
         with self.lock.read():
             for priority, members in self._flows.items():
+                assert not self.dropped, "a shard that was dropped has flows"
                 for flow in members:
                     assert flow.band.priority == priority
                     assert not flow.detached, "a finalised flow in a shard"

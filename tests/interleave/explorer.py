@@ -12,17 +12,31 @@ What is shared must be scheduled: `sync`'s primitives and the slots of the words
 
 from __future__ import annotations
 
+import gc
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import final
+from random import Random
+from typing import NamedTuple, final
 
 from greenlet import GreenletExit
 
-from tests.interleave.scheduled import Actor, swapped
+from tests.interleave.scheduled import Actor, Step, always, swapped, writes
+
+GARBAGE_AFTER = 500
+"""Runs: in between, Python's own collection of cycles is off."""
 
 
 def _nothing() -> None:
     pass
+
+
+class Handler(NamedTuple):
+    """A signal handler or finaliser: runs once, in the middle of whatever its actor does, or never."""
+
+    actor: int
+    act: Callable[[], object]
+    raises: bool = False  # then it comes where a call is made, as exceptions do
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +46,7 @@ class Scenario:
     actors: Sequence[Callable[[], object]]
     invariant: Callable[[], None] = _nothing  # asked after every step, of any state in between
     at_end: Callable[[], None] = _nothing  # asked once everybody is at their end
+    handlers: Sequence[Handler] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +75,45 @@ class Violation(Exception):  # noqa: N818 - what is looked for, not an error of 
 class _Run:
     """One schedule, step by step."""
 
+    made = itertools.count(1)
+
     def __init__(self, program: Callable[[], Scenario]) -> None:
         self.scenario = program()
         self.actors = [Actor(number, act) for number, act in enumerate(self.scenario.actors)]
+        # by the number that stands for their coming
+        self.handlers = dict(enumerate(self.scenario.handlers, start=len(self.actors)))
+        for handler in self.scenario.handlers:
+            self.actors[handler.actor].has_handlers = True
+        self.last = 0
         self.schedule: list[int] = []
         self.trace: list[str] = []
 
     def ready(self) -> list[int]:
-        """Who could go on; first of all whoever went last."""
-        last = self.schedule[-1] if self.schedule else 0
+        """Who could go on, and which handlers could come; first of all whoever went last."""
         ready = [actor.number for actor in self.actors if not actor.dead and actor.next.ready()]
-        return sorted(ready, key=lambda number: (number != last, number))
+        ready.sort(key=lambda number: (number != self.last, number))
+        for number, handler in self.handlers.items():
+            actor = self.actors[handler.actor]  # true once it has begun, until it has ended
+            if actor and (actor.next.is_call or not handler.raises):
+                ready.append(number)
+        return ready
+
+    def next(self, number: int) -> Step:
+        """What this choice would do."""
+        if number in self.handlers:
+            return Step("a handler comes", [writes(self.actors[self.handlers[number].actor])], always)
+        return self.actors[number].next
 
     def step(self, number: int, tried: int) -> None:
-        actor = self.actors[number]
         self.schedule.append(number)
-        self.trace.append(f"{number}: {actor.next.name}")
+        self.trace.append(f"{number}: {self.next(number).name}")
+        if number in self.handlers:
+            handler = self.handlers.pop(number)
+            actor = self.actors[handler.actor]
+            actor.handler = handler.act
+        else:
+            actor = self.actors[number]
+        self.last = actor.number
         actor.switch()
         if actor.raised is not None:
             raise self.violation("exception", tried) from actor.raised
@@ -103,6 +141,8 @@ class _Run:
             actor.leaving = True
             if not actor.dead:
                 actor.throw(GreenletExit)
+        if not next(_Run.made) % GARBAGE_AFTER:
+            gc.collect()
 
 
 # --- all of them ---------------------------------------------------------------------------------------------------
@@ -172,9 +212,9 @@ class _Search:
     def _asleep_after(self, run: _Run, choice: _Choice) -> set[int]:
         if self.preemptions is not None:
             return set()  # with a bound, the order that was tried may have cost more than the one left out
-        step = run.actors[choice.chosen].next
+        step = run.next(choice.chosen)
         before = choice.asleep | choice.tried
-        return {number for number in before if run.actors[number].next.is_independent_of(step)}
+        return {number for number in before if run.next(number).is_independent_of(step)}
 
     def advance(self) -> bool:
         """To the next path; False if that was the last."""
@@ -186,7 +226,7 @@ class _Search:
 
 
 def _preempts(run: _Run, ready: list[int], number: int) -> bool:
-    return bool(run.schedule) and number != run.schedule[-1] and run.schedule[-1] in ready
+    return bool(run.schedule) and number != run.last and run.last in ready and number not in run.handlers
 
 
 def explore(program: Callable[[], Scenario], *, preemptions: int | None = None, max_steps: int = 300) -> Explored:
@@ -197,6 +237,39 @@ def explore(program: Callable[[], Scenario], *, preemptions: int | None = None, 
         while search.advance():
             search.run()
     return Explored(search.schedules, search.pruned, search.steps)
+
+
+def sample(
+    program: Callable[[], Scenario], *, runs: int, depth: int = 3, seed: int = 0, max_steps: int = 2000
+) -> Explored:
+    """Run so many schedules drawn at random, for more actors than can be explored. Raises the first `Violation`.
+
+    Probabilistic concurrency testing (Burckhardt et al., ASPLOS 2010): each run goes by random priorities, and at
+    `depth - 1` random steps whoever goes falls behind all others. A fault that takes `depth` ordered steps to show is
+    hit by a run of n actors and k steps with a probability of at least 1 / (n * k ** (depth - 1)).
+    """
+    random = Random(seed)
+    length, steps = 1, 0
+    with swapped():
+        for tried in range(1, runs + 1):
+            run = _Run(program)
+            numbers = [*range(len(run.actors)), *run.handlers]
+            rank = {number: depth + place for place, number in enumerate(random.sample(numbers, len(numbers)))}
+            falls = {random.randrange(length): depth - 1 - place for place in range(depth - 1)}
+            try:
+                while ready := run.ready():
+                    step = len(run.schedule)
+                    if step >= max_steps:
+                        raise run.violation("livelock", tried)
+                    chosen = max(ready, key=rank.__getitem__)
+                    run.step(chosen, tried)
+                    rank[chosen] = falls.get(step, rank[chosen])
+                run.end(tried)
+            finally:
+                run.leave()
+            length = max(length, len(run.schedule))
+            steps += len(run.schedule)
+    return Explored(runs, 0, steps)
 
 
 def replay(program: Callable[[], Scenario], schedule: Sequence[int]) -> None:

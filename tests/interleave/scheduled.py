@@ -1,31 +1,57 @@
-"""What a scenario shares: `sync`'s primitives, a dict, a variable and the words' slots, each use of them a step.
+"""What a scenario shares, each use of it a step: `sync`'s primitives, a clock, variables, dicts and deques.
 
-Timers are off: who waits, waits until woken.
+Timers are off: who waits, waits until woken, or until an actor moves the clock.
 """
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MemberDescriptorType
-from typing import Final, Generic, TypeVar, final
+from typing import Final, Generic, NamedTuple, SupportsIndex, TypeVar, final
 
 import pytest
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from flowctl import atomic, sync
+from flowctl.flow import Flow
+from flowctl.lease import LeaseTable
+from flowctl.ledger import Ledger
+from flowctl.news import News
+from flowctl.registry import FlowRegistry
+from flowctl.sections import Sections
+from flowctl.sync import Parking
+from flowctl.ticket import Ticket
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
-def _always() -> bool:
+def always() -> bool:
     return True
 
 
 # --- one step ------------------------------------------------------------------------------------------------------
+
+
+class Touch(NamedTuple):
+    """What a step does to one shared thing, or to one part of it."""
+
+    thing: object
+    part: str
+    writes: bool
+
+
+def reads(thing: object, part: str = "") -> Touch:
+    return Touch(thing, part, writes=False)
+
+
+def writes(thing: object, part: str = "") -> Touch:
+    return Touch(thing, part, writes=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +59,16 @@ class Step:
     """What an actor does next."""
 
     name: str
-    thing: object
-    writes: bool
+    touches: Sequence[Touch]
     ready: Callable[[], bool]
+    is_call: bool = True  # in real code; else no exception can arrive there
 
     def is_independent_of(self, other: Step) -> bool:
-        return self.thing is not other.thing or not (self.writes or other.writes)
+        for mine in self.touches:
+            for theirs in other.touches:
+                if mine.thing is theirs.thing and mine.part == theirs.part and (mine.writes or theirs.writes):
+                    return False
+        return True
 
 
 class Actor(greenlet):
@@ -48,8 +78,10 @@ class Actor(greenlet):
         super().__init__(self._live)
         self.number = number
         self.act = act
-        self.next = Step("begin", self, writes=False, ready=_always)
+        self.next = Step("begin", [writes(self)], always)
+        self.has_handlers = False
         self.leaving = False  # the run is over: unwind without another step
+        self.handler: Callable[[], object] | None = None  # to be run in the middle of what this thread does
         self.raised: BaseException | None = None
 
     def _live(self) -> None:
@@ -61,17 +93,25 @@ class Actor(greenlet):
             self.raised = error
 
 
-def pause(name: str, thing: object, *, writes: bool, ready: Callable[[], bool] = _always) -> None:
+def pause(name: str, *touches: Touch, ready: Callable[[], bool] = always, is_call: bool = True) -> None:
     """Before a shared access: let the explorer choose who goes on. Outside of an actor there is nothing to choose."""
     me = getcurrent()
     if not isinstance(me, Actor):
         assert ready(), f"{name}: would block, and no actor is running"
         return
     if me.leaving:
-        raise GreenletExit
-    me.next = Step(name, thing, writes, ready)
-    assert me.parent is not None
-    me.parent.switch()
+        if not ready():
+            raise GreenletExit
+        return
+    step = Step(name, [*touches, writes(me)], ready, is_call)
+    while True:
+        me.next = step
+        assert me.parent is not None
+        me.parent.switch()
+        handler, me.handler = me.handler, None
+        if handler is None:
+            return
+        handler()
 
 
 # --- what is shared ------------------------------------------------------------------------------------------------
@@ -96,7 +136,7 @@ class ScheduledLock:
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         me = get_ident()
-        pause("acquire", self, writes=True, ready=lambda: not blocking or self._is_free(me))
+        pause("acquire", writes(self), ready=lambda: not blocking or self._is_free(me))
         if not self._is_free(me):
             return False
         self._owner = me
@@ -104,7 +144,10 @@ class ScheduledLock:
         return True
 
     def release(self) -> None:
-        pause("release", self, writes=True)
+        pause("release", writes(self), is_call=False)
+        self._give_back()
+
+    def _give_back(self) -> None:
         if self._owner is None or (self.reentrant and self._owner != get_ident()):
             raise RuntimeError("release of a lock that is not held")
         self._depth -= 1
@@ -112,7 +155,7 @@ class ScheduledLock:
             self._owner = None
 
     def locked(self) -> bool:
-        pause("locked", self, writes=False)
+        pause("locked", reads(self))
         return self._owner is not None
 
     def __enter__(self) -> bool:
@@ -124,9 +167,48 @@ class ScheduledLock:
 
 @final
 class ScheduledRLock(ScheduledLock):
-    """Stands for `sync.RLock`."""
+    """Stands for `sync.RLock`. Giving it back is a step only for a handler to come before it: nobody can see it held
+    but by waiting for it, so that any step of another actor before it can as well come after it.
+    """
 
     reentrant = True
+
+    def release(self) -> None:
+        me = getcurrent()
+        if isinstance(me, Actor) and me.has_handlers:
+            pause("release", writes(self), is_call=False)
+        self._give_back()
+
+
+@final
+class ScheduledRWLock:
+    """Stands for `sync.RWLock`, in one step each way: that one's own steps have a test of their own."""
+
+    replaced = 0
+
+    def __init__(self) -> None:
+        self._readers = 0
+        self._is_written = False
+
+    @contextmanager
+    def read(self) -> Iterator[None]:
+        pause("read lock", writes(self), ready=lambda: not self._is_written)
+        self._readers += 1
+        try:
+            yield
+        finally:
+            pause("read unlock", writes(self), is_call=False)
+            self._readers -= 1
+
+    @contextmanager
+    def write(self) -> Iterator[None]:
+        pause("write lock", writes(self), ready=lambda: not self._is_written and not self._readers)
+        self._is_written = True
+        try:
+            yield
+        finally:
+            pause("write unlock", writes(self), is_call=False)
+            self._is_written = False
 
 
 @final
@@ -134,40 +216,107 @@ class ScheduledParking:
     """Stands for `sync.Parking`: a wake-up that never comes is a deadlock."""
 
     def __init__(self) -> None:
-        self._woken = 0
+        self.woken = 0
 
     def wake(self) -> None:
-        pause("wake", self, writes=True)
-        self._woken += 1
+        pause("wake", writes(self))
+        self.woken += 1
 
     def wait(self, seconds: float) -> bool:
-        pause("wait", self, writes=True, ready=lambda: self._woken > 0)
-        self._woken -= 1
+        pause("wait", writes(self), ready=lambda: self.woken > 0)
+        self.woken -= 1
         return True
 
 
+@final
+class ScheduledClock:
+    """Stands for the clock. Time moves when an actor moves it."""
+
+    def __init__(self, now: float = 1000.0, *, moves: bool = True) -> None:
+        self._now = now
+        self._moves = moves  # while the actors run
+
+    def now(self) -> float:
+        if self._moves:
+            pause("now", reads(self))
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        pause("advance", writes(self))
+        self._now += seconds
+
+    def park(self, parking: Parking, until: float | None) -> None:
+        assert isinstance(parking, ScheduledParking)
+
+        def ready() -> bool:
+            return parking.woken > 0 or (until is not None and until <= self._now)
+
+        pause("park", writes(parking), reads(self), ready=ready)
+        parking.woken -= parking.woken > 0
+
+
 class SharedDict(dict[K, V]):
-    """A dict in which looking up, looking for, storing and deleting by key are steps. The rest of it is not."""
+    """A dict each use of which is a step."""
 
     def __getitem__(self, key: K) -> V:
-        pause("look up", self, writes=False)
+        pause("look up", reads(self), is_call=False)
         return super().__getitem__(key)
 
     def __contains__(self, key: object) -> bool:
-        pause("look for", self, writes=False)
+        pause("look for", reads(self), is_call=False)
         return super().__contains__(key)
 
+    def __len__(self) -> int:
+        pause("count", reads(self), is_call=False)
+        return super().__len__()
+
+    def __iter__(self) -> Iterator[K]:
+        pause("list", reads(self))
+        return iter(list(super().__iter__()))  # in real code it is a step too, or a copy that is one
+
+    def copy(self) -> dict[K, V]:
+        pause("copy", reads(self))
+        return dict(super().items())  # dict's own copy would look each key up, since we are no plain dict
+
     def __delitem__(self, key: K) -> None:
-        pause("delete", self, writes=True)
+        pause("delete", writes(self), is_call=False)
         super().__delitem__(key)
 
     def __setitem__(self, key: K, value: V) -> None:
-        pause("store", self, writes=True)
+        pause("store", writes(self), is_call=False)
         super().__setitem__(key, value)
 
     def setdefault(self, key: K, default: V) -> V:
-        pause("setdefault", self, writes=True)
+        pause("setdefault", writes(self))
         return super().setdefault(key, default)
+
+    def pop(self, key: K, default: V | None = None) -> V | None:  # type: ignore[override]  # the library's only form
+        pause("pop", writes(self))
+        return super().pop(key, default)
+
+
+class SharedDeque(deque[V]):
+    """A deque each use of which is a step."""
+
+    def __getitem__(self, index: SupportsIndex) -> V:  # type: ignore[override]  # deques have no slices
+        pause("look at", reads(self), is_call=False)
+        return super().__getitem__(index)
+
+    def __len__(self) -> int:
+        pause("count", reads(self), is_call=False)
+        return super().__len__()
+
+    def append(self, item: V) -> None:
+        pause("append", writes(self))
+        super().append(item)
+
+    def popleft(self) -> V:
+        pause("take the first", writes(self))
+        return super().popleft()
+
+    def extendleft(self, items: Iterable[V]) -> None:
+        pause("put back", writes(self))
+        super().extendleft(items)
 
 
 @final
@@ -187,16 +336,15 @@ class SharedValue(Generic[V]):
         self._value = value
 
     def get(self) -> V:
-        pause("get", self, writes=False)
+        pause("get", reads(self))
         return self._value
 
     def set(self, value: V) -> None:
-        pause("set", self, writes=True)
+        pause("set", writes(self))
         self._value = value
 
 
-@final
-class _SharedSlot:
+class _Shared:
     """Makes each use of a slot of a class of the library a step."""
 
     def __init__(self, slot: MemberDescriptorType) -> None:
@@ -205,27 +353,82 @@ class _SharedSlot:
     def __get__(self, instance: object, owner: type | None = None) -> object:
         if instance is None:
             return self
-        pause(f"get {self._slot.__name__}", instance, writes=False)
+        pause(f"get {self._slot.__name__}", reads(instance, self._slot.__name__), is_call=False)
         return self._slot.__get__(instance, owner)
 
     def __set__(self, instance: object, value: object) -> None:
-        pause(f"set {self._slot.__name__}", instance, writes=True)
+        try:
+            self._slot.__get__(instance)
+        except AttributeError:
+            pass  # nobody else can see what is just being made
+        else:
+            pause(f"set {self._slot.__name__}", writes(instance, self._slot.__name__), is_call=False)
         self._slot.__set__(instance, value)
 
 
-_SLOTS: Final = ((atomic.CellWord, "_cell"), (atomic.LockWord, "_value"), (atomic.SectionWord, "value"))
+@final
+class _SharedContent(_Shared):
+    """Makes each use of the container in a slot that is fixed a step."""
+
+    def __get__(self, instance: object, owner: type | None = None) -> object:
+        return self if instance is None else self._slot.__get__(instance, owner)
+
+    def __set__(self, instance: object, value: object) -> None:
+        if type(value) is dict:
+            value = SharedDict(value)
+        elif type(value) is deque:
+            value = SharedDeque(value)
+        self._slot.__set__(instance, value)
+
+
+# what is used without a lock, or also without it
+_SHARED: Final[Sequence[tuple[type, str]]] = (
+    (atomic.CellWord, "_cell"),
+    (atomic.LockWord, "_value"),
+    (atomic.SectionWord, "value"),
+    (Ticket, "outcome"),
+    (Flow, "detached"),
+    (Sections, "_owed"),
+    (Sections, "_torn"),
+)
+_SHARED_CONTENT: Final[Sequence[tuple[type, str]]] = (
+    (LeaseTable, "entries"),
+    (FlowRegistry, "_moves"),
+    (FlowRegistry, "_newborn"),
+    (Sections, "_returns"),
+    (Ledger, "holds"),
+    (News, "settled"),
+    (News, "_incidents"),
+    (News, "_drainers"),
+)
+
+
+@contextmanager
+def _without_cycle_collector() -> Iterator[None]:
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 @contextmanager
 def swapped() -> Iterator[None]:
     """The library, on what is scheduled here."""
-    with pytest.MonkeyPatch.context() as patch:
+    # a cycle of another run must not be finalised in the middle of an actor's step
+    with pytest.MonkeyPatch.context() as patch, _without_cycle_collector():
         patch.setattr(sync, "Lock", ScheduledLock)
         patch.setattr(sync, "RLock", ScheduledRLock)
+        patch.setattr(sync, "RWLock", ScheduledRWLock)
         patch.setattr(sync, "Cell", ScheduledCell)
         patch.setattr(sync, "Parking", ScheduledParking)
         patch.setattr(sync, "get_ident", get_ident)
         patch.setattr(sync, "_forked_mutex", {})
-        for owner, name in _SLOTS:
-            patch.setattr(owner, name, _SharedSlot(vars(owner)[name]))
+        for owner, name in _SHARED:
+            patch.setattr(owner, name, _Shared(vars(owner)[name]))
+        for owner, name in _SHARED_CONTENT:
+            patch.setattr(owner, name, _SharedContent(vars(owner)[name]))
         yield

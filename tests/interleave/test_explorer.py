@@ -7,6 +7,7 @@ import pytest
 
 from flowctl import sync
 from flowctl.atomic import CellWord, LockWord
+from flowctl.sync import RWLock
 from tests.interleave.explorer import Scenario, Violation, explore, replay
 from tests.interleave.scheduled import SharedDict, SharedValue
 
@@ -208,7 +209,7 @@ def test_words_add_in_one_step(word: Callable[[int], CellWord | LockWord]) -> No
 
 def test_a_fair_reader_writer_lock_lets_nobody_in_beside_a_writer() -> None:
     def program() -> Scenario:
-        lock = sync.RWLock()
+        lock = RWLock()
         inside: list[str] = []
         door = SharedValue(0)
 

@@ -8,14 +8,14 @@ from typing import final
 import pytest
 
 from flowctl.atomic import CellWord, LockWord
-from flowctl.lease import MARKED_FOR_DELETION, ONE_PIN, Lease, LeaseTable, born, marked, to_ms
-from tests.interleave.explorer import Explored, Scenario, Violation, explore, replay
-from tests.interleave.scheduled import SharedDict
+from flowctl.lease import MARKED_FOR_DELETION, ONE_PIN, STAMP_MASK, Lease, LeaseTable, born, marked, to_ms
+from tests.interleave.claims import Claim
+from tests.interleave.explorer import Scenario
+from tests.interleave.scheduled import ScheduledClock, SharedDict
+from tests.proof import Proof
 
 KEY = "k"
 IDLE, LATER = 5.0, 99.0
-
-Program = Callable[[], Scenario]
 
 
 @final
@@ -116,6 +116,22 @@ def unpin_and_mark() -> Scenario:
     return Scenario([lambda: lease.unpin(lambda: LATER), lambda: lease.try_mark(LATER, IDLE)], lease._check, at_end)
 
 
+def two_unpins() -> Scenario:
+    """One of them after the clock went on."""
+    clock = ScheduledClock(0.0)
+    lease = Lease(CellWord(born(0.0, pins=2)))
+
+    def unpin_later() -> None:
+        clock.advance(LATER)
+        lease.unpin(clock.now)
+
+    def at_end() -> None:
+        assert not lease.pins
+        assert lease.idle_for(LATER) == 0, "a stamp went back"
+
+    return Scenario([lambda: lease.unpin(clock.now), unpin_later], lease._check, at_end)
+
+
 def use_and_collect() -> Scenario:
     place = Place()
     return place.scenario(place.use, place.collect)
@@ -131,51 +147,33 @@ def two_removers_and_a_publisher() -> Scenario:
     return place.scenario(place.remove_old, place.remove_old, place.use)
 
 
-def missed(program: Program) -> Violation:
-    with pytest.raises(Violation) as caught:
-        explore(program)
-    if caught.value.kind != "livelock":
-        with pytest.raises(Violation, match=caught.value.kind):
-            replay(program, caught.value.schedule)
-    print(f"found in schedule {caught.value.tried}")  # noqa: T201 - for pytest -s
-    return caught.value
+PIN_AND_MARK = Claim("L1", "a pin and a mark cannot both win", pin_and_mark)
+TWO_UNPINS = Claim("L1", "what is idle is so since the last unpin", two_unpins)
+USE_AND_COLLECT = Claim(
+    "L1, L2, L4, L7", "who pins while it is collected gets an entry that stays, without waiting", use_and_collect
+)
+TWO_REMOVERS = Claim("L2", "a successor survives two who remove its predecessor", two_removers_and_a_publisher)
+CLAIMS = [
+    PIN_AND_MARK,
+    Claim("L1", "two pins and a mark", lambda: pin_and_mark(pinners=2)),
+    Claim("L1", "two pins and a mark, a word under a lock", lambda: pin_and_mark(LockWord, pinners=2)),
+    Claim("L1", "what is used until now is not marked", unpin_and_mark),
+    TWO_UNPINS,
+    USE_AND_COLLECT,
+    TWO_REMOVERS,
+    Claim("L1, L2, L4", "a pin and two collectors", use_and_two_collectors),
+]
 
 
-def complete(program: Program) -> Explored:
-    explored = explore(program)
-    print(explored)  # noqa: T201 - for pytest -s
-    return explored
-
-
-# --- explored completely -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("word", [CellWord, LockWord])
-@pytest.mark.parametrize("pinners", [1, 2])
-def test_a_pin_and_a_mark_cannot_both_win(word: Callable[[int], CellWord | LockWord], pinners: int) -> None:
-    assert complete(lambda: pin_and_mark(word, pinners)).schedules > 1
-
-
-def test_what_is_used_until_now_is_not_marked() -> None:
-    assert complete(unpin_and_mark).schedules > 1
-
-
-def test_whoever_pins_while_it_is_collected_gets_an_entry_that_stays() -> None:
-    assert complete(use_and_collect).schedules > 1
-
-
-def test_a_successor_survives_two_who_remove_its_predecessor() -> None:
-    assert complete(two_removers_and_a_publisher).schedules > 1
-
-
-def test_two_collectors_and_a_pin() -> None:
-    assert complete(use_and_two_collectors).schedules > 1
+@pytest.mark.parametrize("claim", CLAIMS, ids=str)
+def test_it_holds_in_every_interleaving(claim: Claim, proof: Proof) -> None:
+    claim.holds(proof)
 
 
 # --- negative controls ---------------------------------------------------------------------------------------------
 
 
-def test_control_a_mark_without_compare_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_a_mark_without_compare_is_found(monkeypatch: pytest.MonkeyPatch, proof: Proof) -> None:
     def try_mark(lease: Lease, now: float, idle_timeout: float) -> bool:
         if marked(lease.word.load(), to_ms(now), int(idle_timeout * 1000)) is None:
             return False
@@ -184,22 +182,22 @@ def test_control_a_mark_without_compare_is_found(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Lease, "try_mark", try_mark)
 
-    assert missed(pin_and_mark).kind == "invariant"
-    assert missed(use_and_collect).kind == "invariant"
+    PIN_AND_MARK.fails_without("the compare of a mark", proof)
+    USE_AND_COLLECT.fails_without("the compare of a mark", proof)
 
 
-def test_control_a_pin_that_ignores_the_mark_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_a_pin_that_ignores_the_mark_is_found(monkeypatch: pytest.MonkeyPatch, proof: Proof) -> None:
     def try_pin(lease: Lease) -> bool:
         lease.word.fetch_add(ONE_PIN)
         return True
 
     monkeypatch.setattr(Lease, "try_pin", try_pin)
 
-    assert missed(pin_and_mark).kind == "invariant"
-    assert missed(use_and_collect).kind == "invariant"
+    PIN_AND_MARK.fails_without("the look at the mark of a pin", proof)
+    USE_AND_COLLECT.fails_without("the look at the mark of a pin", proof)
 
 
-def test_control_a_removal_by_key_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_a_removal_by_key_is_found(monkeypatch: pytest.MonkeyPatch, proof: Proof) -> None:
     def remove(table: LeaseTable[str, Entry], key: str, entry: Entry) -> bool:
         with table._mutex:
             try:
@@ -210,11 +208,11 @@ def test_control_a_removal_by_key_is_found(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(LeaseTable, "remove", remove)
 
-    assert missed(two_removers_and_a_publisher).kind == "invariant"
-    assert missed(use_and_collect).kind == "invariant"
+    TWO_REMOVERS.fails_without("identity in a removal", proof)
+    USE_AND_COLLECT.fails_without("identity in a removal", proof)
 
 
-def test_control_a_removal_in_two_steps_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_a_removal_in_two_steps_is_found(monkeypatch: pytest.MonkeyPatch, proof: Proof) -> None:
     def remove(table: LeaseTable[str, Entry], key: str, entry: Entry) -> bool:
         try:
             if table.entries[key] is not entry:
@@ -226,10 +224,12 @@ def test_control_a_removal_in_two_steps_is_found(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(LeaseTable, "remove", remove)
 
-    assert missed(two_removers_and_a_publisher).kind == "invariant"
+    TWO_REMOVERS.fails_without("the mutex of a removal", proof)
 
 
-def test_control_a_collector_that_removes_without_a_mark_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_a_collector_that_removes_without_a_mark_is_found(
+    monkeypatch: pytest.MonkeyPatch, proof: Proof
+) -> None:
     def collect(place: Place) -> None:
         try:
             entry = place.table.entries[KEY]
@@ -240,10 +240,12 @@ def test_control_a_collector_that_removes_without_a_mark_is_found(monkeypatch: p
 
     monkeypatch.setattr(Place, "collect", collect)
 
-    assert missed(use_and_collect).kind == "invariant"
+    USE_AND_COLLECT.fails_without("the mark before a removal", proof)
 
 
-def test_control_waiting_for_the_collector_instead_of_helping_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_waiting_for_the_collector_instead_of_helping_is_found(
+    monkeypatch: pytest.MonkeyPatch, proof: Proof
+) -> None:
     def pin(table: LeaseTable[str, Entry], key: str) -> Entry | None:
         while True:
             try:
@@ -255,4 +257,17 @@ def test_control_waiting_for_the_collector_instead_of_helping_is_found(monkeypat
 
     monkeypatch.setattr(LeaseTable, "pin", pin)
 
-    assert missed(use_and_collect).kind == "livelock"
+    USE_AND_COLLECT.fails_without("helping", proof, "livelock")
+
+
+def test_control_a_stamp_that_can_go_back_is_found(monkeypatch: pytest.MonkeyPatch, proof: Proof) -> None:
+    def unpin(lease: Lease, now: Callable[[], float]) -> None:
+        stamp = to_ms(now())  # before the load, and stored whatever stands there
+        while True:
+            seen = lease.word.load()
+            if lease.word.compare_exchange(seen, (seen - ONE_PIN) & ~STAMP_MASK | stamp):
+                return
+
+    monkeypatch.setattr(Lease, "unpin", unpin)
+
+    TWO_UNPINS.fails_without("the clock read after the load: a stamp that can go back", proof)
