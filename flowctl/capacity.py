@@ -35,12 +35,7 @@ def make_room(config: Config, ledger: Ledger, ticket: Ticket, wait: Wait, flow: 
     for excess in _exceeded(config, ledger, ticket, wait, flow):
         exceeded.append(excess)
         try:
-            for victim in excess.policy.victims(flow.band.priority, excess.among):
-                if excess.is_met(victims.values()):
-                    break
-                helps = excess.relieved_by(victim) and (excess.requests > 0 or victim.size)
-                if helps and ledger.queued_ticket(victim.serial) is victim:
-                    victims[victim.serial] = victim
+            _choose(victims, excess, ledger, flow.band.priority)
         except Exception as error:  # noqa: BLE001 - a policy of the user's own; the caller reports it
             return Room(excess.scope, error=error)
         if not excess.is_met(victims.values()):
@@ -50,6 +45,16 @@ def make_room(config: Config, ledger: Ledger, ticket: Ticket, wait: Wait, flow: 
         if not all(excess.is_met(victims.values()) for excess in exceeded):
             victims[serial] = victim
     return Room(victims=list(victims.values()))
+
+
+def _choose(victims: dict[int, Ticket], excess: _Excess, ledger: Ledger, priority: int) -> None:
+    """Add whom the policy names, until the limit would hold."""
+    for victim in excess.policy.victims(priority, excess.among):
+        if excess.is_met(victims.values()):
+            return
+        helps = excess.relieved_by(victim) and (excess.requests > 0 or victim.size)
+        if helps and ledger.queued_ticket(victim.serial) is victim:
+            victims[victim.serial] = victim
 
 
 def _nobody(victim: Ticket) -> bool:

@@ -115,13 +115,22 @@ class Collector:
             thread.join(STOP_LIMIT)
 
     def _run(self) -> None:
-        while not self._stopping and self._work.in_use():
+        while not self._stopping:
             try:
+                if not self._work.in_use():
+                    return
                 self.look_round()
             except BaseException as error:  # noqa: BLE001 - the thread outlives anything; it counts and reports
-                self.failures += 1
-                self._report("collector", error)
-                self._parking.wait(TICK)
+                self._survive(error)
+
+    def _survive(self, error: BaseException) -> None:
+        self.failures += 1
+        try:
+            self._report("collector", error)
+        except BaseException:  # noqa: BLE001, S110 - the log's own; what it was told of is counted
+            pass
+        finally:
+            self._parking.wait(TICK)
 
     def look_round(self) -> None:
         """Do what is due, and sleep until something else is."""

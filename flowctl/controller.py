@@ -244,6 +244,13 @@ class FlowController:
     def _arrive_at_new_flow(self, state: State, ticket: Ticket, wait: Wait, key: FlowKey) -> bool:
         """The same where the flow has to be created; False if that has to be tried again."""
         turn = state.turn
+        band = state.bands.get(key.priority)
+        limits = self._config.band_at(key.priority) if band is None else band.config
+        wait.deadline = self._config.deadline(wait.arrived, wait.ttl, limits.default_ttl)
+        refusal = turn.refusal(wait)
+        if refusal is not None:  # for a request that has no chance nothing is created
+            turn.refuse(ticket, refusal)
+            return True
         birth = turn.new_hold(ticket)
         try:
             try:

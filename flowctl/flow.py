@@ -37,8 +37,8 @@ class Flow:
         self.start: float = 0
         self.finish: float = 0
         self.place: Place | None = None
-        # flipped once, under its shard's write lock
-        self.detached = False
+        # in no shard: until it is attached, and for good once it is finalised; flipped under its shard's write lock
+        self.detached = True
 
     @property
     def key(self) -> FlowKey:

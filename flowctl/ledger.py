@@ -146,18 +146,23 @@ class Ledger:
         self._retop()
 
     def next_deadline(self) -> float:
-        """The earliest of those that no thread waits for; infinite if there is none."""
-        while self._deadlines and self.queued_ticket(self._deadlines[0][1]) is None:
-            heapq.heappop(self._deadlines)
+        """When to look for those that no thread waits for: at the earliest of their deadlines, or of one that was
+        settled since the last look. Infinite if there is none.
+        """
+        # a handler may ask in the middle of a look: nothing is changed here
         return self._deadlines[0][0] if self._deadlines else math.inf
 
     def pop_due(self, now: float, most: int) -> list[Ticket]:
         """At most so many of them whose deadline has come."""
         due: list[Ticket] = []
-        while len(due) < most and self.next_deadline() <= now:
-            ticket = self.queued_ticket(heapq.heappop(self._deadlines)[1])
-            assert ticket is not None
-            due.append(ticket)
+        while self._deadlines and len(due) < most:
+            deadline, serial = self._deadlines[0]
+            ticket = self.queued_ticket(serial)
+            if ticket is not None and deadline > now:
+                break
+            heapq.heappop(self._deadlines)
+            if ticket is not None:
+                due.append(ticket)
         return due
 
     def _file_deadline(self, deadline: float, serial: int) -> None:

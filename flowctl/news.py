@@ -69,17 +69,21 @@ class News:
             telling: list[Ticket] = []
             try:
                 self._tellers.add(me)
-                while _move_first(self.settled, telling):
-                    self._tell(telling)
-                while (incident := _first(self._incidents)) is not None:
-                    self._report(*incident)
-                while not holds and (parking := _first(self._drainers)) is not None:
-                    parking.wake()
+                self._tell_all(telling, holds)
             finally:
                 try:
                     self.settled.extendleft(telling)
                 finally:
                     self._tellers.discard(me)
+
+    def _tell_all(self, telling: list[Ticket], holds: Sized) -> None:
+        # of their own: since 3.13 an exception that comes where a loop jumps back passes by the `finally` around it
+        while _move_first(self.settled, telling):
+            self._tell(telling)
+        while (incident := _first(self._incidents)) is not None:
+            self._report(*incident)
+        while not holds and (parking := _first(self._drainers)) is not None:
+            parking.wake()
 
     def _tell(self, telling: list[Ticket]) -> None:
         """Tell the one ticket in the list, and take it off just before foreign code is told."""

@@ -108,8 +108,8 @@ class FlowRegistry:
         Whatever a constructor raises goes to this caller alone, and nothing stays behind.
         """
         move = _Move()
-        self._begin(move)
         try:
+            self._begin(move)
             return self._create(key.id, self._pin_band(key.priority), adopt)
         finally:
             self._moves.pop(id(move), None)
@@ -123,18 +123,22 @@ class FlowRegistry:
             flow = Flow(flow_id, band, self._shard_for(flow_id, band.priority), word)
             adopt(flow)  # before the collector knows of it: it takes away pins that nobody answers for
             self._newborn.append(flow)
-            while not flow.shard.attach(flow):
-                flow.shard = self._shard_for(flow_id, band.priority)
+            self._attach(flow)
             winner = band.flows.publish(flow_id, flow)
         except BaseException:
-            if flow is None:
-                band.lease.unpin(self._clock.now)
+            if flow is None or flow.detached:
+                band.lease.unpin(self._clock.now)  # it never came into a shard
             elif band.flows.entries.get(flow.id) is not flow:  # else it is out, and others may use it
                 self._finalise(flow)
             raise
         if winner is not flow:
             self._finalise(flow)
         return winner
+
+    def _attach(self, flow: Flow) -> None:
+        """Put a new flow into its shard; into another, if that was retired meanwhile."""
+        while not flow.shard.attach(flow):
+            flow.shard = self._shard_for(flow.id, flow.band.priority)
 
     def remove(self, flow: Flow) -> None:
         """Take a marked flow out of its band's table, if it is still in: whoever meets one helps."""
@@ -175,8 +179,6 @@ class FlowRegistry:
         collected = 0
         for flow in self._wheel.due(int(now * 1000)):
             lease = flow.lease
-            if flow.detached:
-                continue
             if lease.try_mark(now, timeout) or lease.is_marked:  # marked before: by a collection that died
                 self.remove(flow)
                 collected += self._finalise(flow)
@@ -224,10 +226,10 @@ class FlowRegistry:
         return mended
 
     def _finalise(self, flow: Flow) -> bool:
-        """Let go of a flow that nobody can find any more; False if that was done before."""
+        """Let go of a flow that nobody can find any more; False if it is in no shard: nothing is left to be done."""
         move = _Move()
-        self._begin(move)
         try:
+            self._begin(move)
             if not flow.shard.detach(flow):
                 return False
             flow.band.lease.unpin(self._clock.now)

@@ -33,7 +33,10 @@ class Shard:
             if self.retired:
                 return False
             flow.shard = self
-            self._flows.setdefault(flow.band.priority, {})[flow] = None
+            members = self._flows.setdefault(flow.band.priority, {})
+            # without a call between them: no exception can come between its coming and what says so
+            members[flow] = None
+            flow.detached = False
             return True
 
     def detach(self, flow: Flow) -> bool:
@@ -41,10 +44,9 @@ class Shard:
         with self.lock.write():
             if flow.detached:
                 return False
-            members = self._flows.get(flow.band.priority, {})
+            members = self._flows[flow.band.priority]
             # without a call between them: no exception can come between its leaving and what says so
-            if flow in members:
-                del members[flow]
+            del members[flow]
             flow.detached = True
             if not members:
                 self._flows.pop(flow.band.priority, None)
@@ -78,8 +80,9 @@ class Shard:
 
     def _check(self) -> None:
         with self.lock.read():
-            for priority, members in self._flows.items():
-                assert not self.dropped, "a shard that was dropped has flows"
-                for flow in members:
-                    assert flow.band.priority == priority
-                    assert not flow.detached, "a finalised flow in a shard"
+            homes = [(flow, priority) for priority, members in self._flows.items() for flow in members]
+            dropped = self.dropped
+        assert not (dropped and homes), "a shard that was dropped has flows"
+        for flow, priority in homes:
+            assert flow.band.priority == priority
+            assert not flow.detached, "a finalised flow in a shard"

@@ -39,9 +39,12 @@ class FakeClock:
             raise ValueError(f"seconds must be at least 0, not {seconds!r}")
         with self._changed:
             self._now += seconds
-            due = [parking for until, parking in self._asleep if until is not None and until <= self._now]
+            due = self._due_locked()
         for parking in due:
             parking.wake()
+
+    def _due_locked(self) -> list[Parking]:
+        return [parking for until, parking in self._asleep if until is not None and until <= self._now]
 
     def park(self, parking: Parking, until: float | None) -> None:
         """Block until woken, or time is advanced to `until`; or a slice of real time has passed."""

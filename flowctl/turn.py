@@ -153,15 +153,15 @@ class Turn(Sections):
     def _decide_locked(self, ticket: Ticket, hold: Hold[Flow], wait: Wait, flow: Flow, now: float) -> Outcome | None:
         """Grant or queue a ticket that has entered; or why not."""
         ledger, priority = self.ledger, flow.band.priority
-        if ledger.closed:
-            return Outcome.REJECTED_CLOSED
-        if wait.arrived < wait.deadline <= now:
-            return Outcome.REJECTED_EXPIRED
+        refusal = self._refusal_locked(wait, now)
+        if refusal is not None:
+            return refusal
         if priority > ledger.top and self._has_room_locked(ticket.cost, priority):
             self._grant_locked(ticket, hold, wait, now)
             return None
         if wait.deadline == wait.arrived:  # it may not wait
             return Outcome.REJECTED_SATURATED
+        self._expire_locked(now)  # whose deadline has come keeps nobody out
         room = make_room(self._config, ledger, ticket, wait, flow)
         if room.error is not None:
             self.news.incident("displacement policy", room.error)
@@ -171,6 +171,17 @@ class Turn(Sections):
         for victim in room.victims:
             self._evict_locked(victim, Outcome.EVICTED_DISPLACED, now)
         ledger.enqueue(ticket, wait, flow)
+        return None
+
+    def refusal(self, wait: Wait) -> Outcome | None:
+        """Why it would be refused whatever its flow; None if that is not sure yet."""
+        return self._refusal_locked(wait, self._now())
+
+    def _refusal_locked(self, wait: Wait, now: float) -> Outcome | None:
+        if self.ledger.closed:  # for good
+            return Outcome.REJECTED_CLOSED
+        if wait.arrived < wait.deadline <= now:
+            return Outcome.REJECTED_EXPIRED
         return None
 
     def refuse(self, ticket: Ticket, outcome: Outcome) -> None:
@@ -314,14 +325,17 @@ class Turn(Sections):
 
     def _has_room_locked(self, cost: int, priority: int) -> bool:
         """Do all gates agree? A gate that raises does not."""
-        in_flight = self.ledger.in_flight
         try:
-            for gate in self._gates:
-                if not gate.admits(in_flight, cost, priority):
-                    return False
+            return self._ask_gates_locked(cost, priority)
         except Exception as error:  # noqa: BLE001 - a gate of the user's own; it is reported
             self.news.incident("gate", error)
             return False
+
+    def _ask_gates_locked(self, cost: int, priority: int) -> bool:
+        in_flight = self.ledger.in_flight
+        for gate in self._gates:  # noqa: SIM110 - mostly one gate: a generator costs more than it
+            if not gate.admits(in_flight, cost, priority):
+                return False
         return True
 
     def _grant_locked(self, ticket: Ticket, hold: Hold[Flow], wait: Wait, now: float) -> None:

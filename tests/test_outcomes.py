@@ -533,3 +533,28 @@ def test_a_gate_that_raises_admits_nobody_and_leaks_nothing(make_controller: Mak
     gate.broken = False
     controller.collect()
     assert waiting.outcome is Outcome.DISPATCHED
+
+
+# --- nothing for nothing ---------------------------------------------------------------------------------------------
+
+
+def test_for_a_request_that_has_no_chance_nothing_is_created(controller: FlowController, clock: FakeClock) -> None:
+    settled: list[Ticket] = []
+    controller.submit(Request(FlowKey("late", 7), ttl=1, received_at=clock.now() - 2), settled.append)
+    controller.close()
+    with pytest.raises(ControllerClosed):
+        controller.admit("x", priority=8)
+
+    assert [ticket.outcome for ticket in settled] == [Outcome.REJECTED_EXPIRED]
+    assert (controller.flows(), controller.bands()) == ([], [])
+
+
+def test_whoever_is_past_its_deadline_keeps_nobody_out(make_controller: MakeController, clock: FakeClock) -> None:
+    controller = make_controller(Config(default_band=BandConfig(max_requests=1)))
+    holder = controller.admit("a")
+    late = controller.submit(Request(FlowKey("a"), ttl=1), lambda ticket: None)
+    clock.advance(1)
+
+    next_one = controller.submit(Request(FlowKey("a")), lambda ticket: None)
+
+    assert (late.outcome, next_one.state, holder.state) == (Outcome.EVICTED_TTL, "queued", "dispatched")

@@ -54,9 +54,19 @@ class Stage:
         if ticket is not None:
             self.release(ticket)
 
-    def submit(self, flow: str = "a", *, priority: int = 0, ttl: float | None = None) -> Ticket:
+    def submit(self, flow: str = "a", *, priority: int = 0, cost: int = 1, ttl: float | None = None) -> Ticket:
         """Ask without waiting; what is granted is held."""
-        return self.controller.submit(Request(FlowKey(flow, priority), ttl=ttl), self.settled)
+        return self.controller.submit(Request(FlowKey(flow, priority), cost=cost, ttl=ttl), self.settled)
+
+    def submit_and_use(self, flow: str = "a", *, priority: int = 0) -> Ticket:
+        """Ask without waiting; what is granted is given back at once."""
+
+        def use(ticket: Ticket) -> None:
+            self.settled(ticket)
+            if ticket.error is None:
+                self.release(ticket)
+
+        return self.controller.submit(Request(FlowKey(flow, priority)), use)
 
     def settled(self, ticket: Ticket) -> None:
         error = ticket.error

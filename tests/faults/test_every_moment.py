@@ -1,0 +1,165 @@
+"""P7: an exception at every moment of every story. Afterwards, one audit, and nothing is leaked, stuck or doubled."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Iterator, Sized
+
+import pytest
+
+from flowctl import sync
+from flowctl.ledger import Ledger
+from flowctl.news import News
+from flowctl.registry import FlowRegistry
+from flowctl.sections import Act, Sections
+from tests.faults.moments import Moments
+from tests.faults.stories import (
+    STORIES,
+    Story,
+    a_displacement,
+    a_larger_limit,
+    a_new_flow,
+    a_wait_that_is_granted,
+    requests_without_threads,
+)
+from tests.faults.world import World
+from tests.proof import Proof
+
+CLAIM = "an exception at any moment of any call leaks nothing and leaves no lock held"
+
+
+class Interrupted(BaseException):
+    """What a signal handler or another thread may raise anywhere."""
+
+
+@pytest.fixture(autouse=True)
+def _broken_reader_writer_locks_are_replaced_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync, "STUCK_AFTER", 0.002)
+
+
+@pytest.fixture(autouse=True)
+def _no_garbage_is_collected_while_a_story_is_told() -> Iterator[None]:
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    yield
+    gc.enable()
+    gc.unfreeze()
+
+
+@pytest.fixture
+def unraisable(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+    """What was raised where the interpreter lets nothing out: in a finaliser, in a generator that is closed."""
+    raised: list[BaseException] = []
+
+    def keep(what: sys.UnraisableHookArgs) -> None:
+        assert what.exc_value is not None
+        raised.append(what.exc_value)
+
+    monkeypatch.setattr(sys, "unraisablehook", keep)
+    return raised
+
+
+def tell(story: Story, at: int, unraisable: list[BaseException]) -> int:
+    """Tell a story with an exception at this moment (0: none); how many moments were passed until then."""
+    fault = Interrupted()
+
+    def strike() -> None:
+        raise fault
+
+    if at % 100 == 0:
+        gc.collect()
+    telling = story()
+    world = next(telling)
+    world.fault = fault
+    with Moments(at, strike) as moments:
+        next(telling, None)
+    assert world.struck or fault in unraisable or not 0 < at <= moments.passed, "the exception was swallowed"
+    unraisable.clear()
+    world.assert_nothing_is_left()
+    return moments.passed
+
+
+@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
+def test_an_exception_at_every_moment_leaks_nothing(
+    story: Story, unraisable: list[BaseException], proof: Proof
+) -> None:
+    tell(story, 0, unraisable)  # since 3.12 the first run of a function is not seen in full
+    at = 1
+    while tell(story, at, unraisable) >= at:
+        at += 1
+    proof.shown("P7", CLAIM, "faults", at - 1, "points")
+
+
+# --- each protection, taken away, is missed -----------------------------------------------------------------------
+
+
+def stay_busy(self: Sections, act: Act) -> None:
+    self._busy = True
+    try:
+        now = self._now()
+        if self._torn or self._returns:
+            self._mend_locked(now)
+        act(now)
+        self._round_locked(now)
+    except BaseException:
+        self._torn = True
+        raise
+    self._busy = False
+
+
+def say_nothing(self: Sections, act: Act) -> None:
+    self._busy = True
+    try:
+        now = self._now()
+        if self._torn or self._returns:
+            self._mend_locked(now)
+        act(now)
+        self._round_locked(now)
+    finally:
+        self._busy = False
+
+
+def forget_whom_it_was_telling(self: News, holds: Sized) -> None:
+    while self.settled:
+        self._tell([self.settled.popleft()])
+
+
+def nothing(*args: object, **kwargs: object) -> int:
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("removed", "owner", "name", "without", "story"),
+    [
+        ("a section that an exception ends is over", Sections, "_section_locked", stay_busy, a_wait_that_is_granted),
+        ("a section that an exception ends is torn", Sections, "_section_locked", say_nothing, a_displacement),
+        ("torn books are made anew", Ledger, "rebuild", nothing, requests_without_threads),
+        ("the next one tells whom the last one had not", News, "tell", forget_whom_it_was_telling, a_larger_limit),
+        ("the audit of bands", FlowRegistry, "audit_bands", nothing, a_new_flow),
+    ],
+    ids=str,
+)
+def test_a_protection_that_is_taken_away_is_missed(
+    *,
+    removed: str,
+    owner: type,
+    name: str,
+    without: Callable[..., object],
+    story: Story,
+    unraisable: list[BaseException],
+    monkeypatch: pytest.MonkeyPatch,
+    proof: Proof,
+) -> None:
+    monkeypatch.setattr(World, "patience", 0.5)
+    tell(story, 0, unraisable)
+    monkeypatch.setattr(owner, name, without)
+    at = 1
+    try:
+        while tell(story, at, unraisable) >= at:
+            at += 1
+    except Exception:  # noqa: BLE001 - whatever it is that fails
+        proof.missed(CLAIM, removed, at, "points")
+    else:
+        pytest.fail("nothing has shown that it was gone")
