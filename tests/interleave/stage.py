@@ -9,7 +9,7 @@ from flowctl import ConcurrencyLimit, Config, FlowControlError, FlowController, 
 from flowctl.flow import Flow
 from flowctl.shard import Shard
 from tests.interleave.explorer import Handler, Scenario
-from tests.interleave.scheduled import ScheduledClock
+from tests.interleave.scheduled import ScheduledClock, pause, reads
 
 SHORT: Final = 5.0
 """Seconds that a request with a deadline waits; a flow is idle for as long before it is collected."""
@@ -52,6 +52,7 @@ class Stage:
         """Ask, hold, give back."""
         ticket = self.admit(flow, priority=priority, ttl=ttl)
         if ticket is not None:
+            pause("work", reads(self))
             self.release(ticket)
 
     def submit(self, flow: str = "a", *, priority: int = 0, cost: int = 1, ttl: float | None = None) -> Ticket:

@@ -328,6 +328,7 @@ def test_control_a_retired_shard_that_takes_a_flow_is_found(monkeypatch: pytest.
             return False
         with shard.lock.write():
             shard._flows.setdefault(flow.band.priority, {})[flow] = None
+            flow.detached = False
             return True
 
     monkeypatch.setattr(Shard, "attach", attach)
