@@ -16,12 +16,13 @@ run = $(if $(free_threaded),PYTHON_GIL=0 )$(python)
 needs_test := --group test --editable .
 needs_check := --group dev --editable .
 needs_bench := --group bench --editable .
+needs_mutants := --group mutants --editable .
 needs_demo := --editable '.[demo]'
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two targets would install into one environment at once
-.PHONY: help demo bench test check format clean
+.PHONY: help demo bench test soak mutants model check format clean
 
 help: ## list these targets (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +35,15 @@ bench: $(venv)/bench.stamp ## measure contention and speed on real threads (ARGS
 
 test: $(venv)/test.stamp ## run the tests (ARGS="-k lease" for some of them)
 	$(run) -m pytest $(ARGS)
+
+soak: $(venv)/test.stamp ## look for what only hours show: faults under load (ARGS=--quick for 2 minutes)
+	@$(run) -m tests.soak $(ARGS)
+
+mutants: $(venv)/mutants.stamp ## break the core in 300 ways: do the tests notice? (ARGS="--sample 50" for fewer)
+	@$(run) -m tools.mutants $(ARGS)
+
+model: $(venv)/test.stamp ## check the Promela models (needs spin and a C compiler; ARGS="-k ticket" for some claims)
+	@$(run) -m tests.model $(ARGS)
 
 check: $(venv)/check.stamp ## check format, lint, types and structure
 	$(run) -m ruff format --check .
@@ -60,8 +70,8 @@ $(venv)/venv.stamp:
 	@$(python) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'  # the first that knows --group
 	@touch $@
 
-$(venv)/test.stamp $(venv)/check.stamp $(venv)/bench.stamp $(venv)/demo.stamp: $(venv)/%.stamp: pyproject.toml | $(venv)/venv.stamp
-	@$(if $(and $(filter check,$*),$(free_threaded)),echo 'make $* needs a Python with a GIL: mypy does not install on this one' >&2; exit 1)
+$(venv)/test.stamp $(venv)/check.stamp $(venv)/bench.stamp $(venv)/demo.stamp $(venv)/mutants.stamp: $(venv)/%.stamp: pyproject.toml | $(venv)/venv.stamp
+	@$(if $(and $(filter check mutants,$*),$(free_threaded)),echo 'make $* needs a Python with a GIL: its tools do not install on this one' >&2; exit 1)
 	@echo 'installing into $(venv) what make $* needs'
 	@touch $(venv)/unfinished
 	@$(python) -m pip install --quiet --disable-pip-version-check $(if $(free_threaded),--prefer-binary) $(needs_$*)

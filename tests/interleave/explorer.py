@@ -32,7 +32,10 @@ def _nothing() -> None:
 
 
 class Handler(NamedTuple):
-    """A signal handler or finaliser: runs once, in the middle of whatever its actor does, or never."""
+    """A signal handler or finaliser: runs once, in the middle of whatever its actor does, or never.
+
+    Those of one actor come in the order in which the scenario lists them.
+    """
 
     actor: int
     act: Callable[[], object]
@@ -92,10 +95,12 @@ class _Run:
         """Who could go on, and which handlers could come; first of all whoever went last."""
         ready = [actor.number for actor in self.actors if not actor.dead and actor.next.ready()]
         ready.sort(key=lambda number: (number != self.last, number))
+        interrupted: set[int] = set()
         for number, handler in self.handlers.items():
             actor = self.actors[handler.actor]  # true once it has begun, until it has ended
-            if actor and (actor.next.is_call or not handler.raises):
+            if actor and handler.actor not in interrupted and (actor.next.is_call or not handler.raises):
                 ready.append(number)
+            interrupted.add(handler.actor)
         return ready
 
     def next(self, number: int) -> Step:

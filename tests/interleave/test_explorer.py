@@ -8,8 +8,8 @@ import pytest
 from flowctl import sync
 from flowctl.atomic import CellWord, LockWord
 from flowctl.sync import RWLock
-from tests.interleave.explorer import Scenario, Violation, explore, replay
-from tests.interleave.scheduled import SharedDict, SharedValue
+from tests.interleave.explorer import Handler, Scenario, Violation, explore, replay, sample
+from tests.interleave.scheduled import ScheduledClock, SharedDict, SharedValue
 
 
 def found(program: Callable[[], Scenario], *, preemptions: int | None = None) -> Violation:
@@ -225,6 +225,105 @@ def test_a_fair_reader_writer_lock_lets_nobody_in_beside_a_writer() -> None:
         return Scenario([lambda: enter("write"), lambda: enter("read")], invariant=check)
 
     assert explore(program).schedules >= 2
+
+
+def test_random_schedules_find_what_takes_a_few_steps_in_order_and_replay_it() -> None:
+    with pytest.raises(Violation) as caught:
+        sample(lambda: counting(locked=False, actors=5), runs=200)
+
+    assert caught.value.kind == "invariant"
+    with pytest.raises(Violation):
+        replay(lambda: counting(locked=False, actors=5), caught.value.schedule)
+    assert sample(lambda: counting(locked=True, actors=5), runs=50).schedules == 50
+
+
+def test_the_same_seed_draws_the_same_schedules() -> None:
+    def drawn(seed: int) -> list[str]:
+        orders: list[str] = []
+
+        def program() -> Scenario:
+            log: list[str] = []
+            shared = SharedValue("")
+
+            def say(letter: str) -> None:
+                shared.set(letter)
+                log.append(letter)
+
+            return Scenario(
+                [lambda letter=letter: say(letter) for letter in "abcd"],  # type: ignore[misc]  # a default of its own
+                at_end=lambda: orders.append("".join(log)),
+            )
+
+        sample(program, runs=20, seed=seed)
+        return orders
+
+    assert drawn(1) == drawn(1) != drawn(2)
+    assert len(set(drawn(1))) > 5
+
+
+def test_a_handler_comes_at_every_point_of_its_actor_or_never() -> None:
+    seen: set[str] = set()
+
+    def program() -> Scenario:
+        log: list[str] = []
+        shared = SharedValue(0)
+
+        def act() -> None:
+            for letter in "ab":
+                shared.set(0)
+                log.append(letter)
+
+        return Scenario([act], at_end=lambda: seen.add("".join(log)), handlers=[Handler(0, lambda: log.append("!"))])
+
+    explore(program)
+
+    assert seen == {"ab", "!ab", "a!b"}
+
+
+def test_handlers_nest() -> None:
+    seen: set[str] = set()
+
+    def program() -> Scenario:
+        log: list[str] = []
+        shared = SharedValue(0)
+
+        def interrupt(letter: str) -> None:
+            log.append(f"({letter}")
+            shared.set(0)
+            log.append(f"{letter})")
+
+        handlers = [Handler(0, lambda: interrupt("x")), Handler(0, lambda: interrupt("y"))]
+        return Scenario([lambda: shared.set(0)], at_end=lambda: seen.add("".join(log)), handlers=handlers)
+
+    explore(program)
+
+    assert seen == {"", "(xx)", "(xx)(yy)", "(x(yy)x)"}
+
+
+def test_an_exception_comes_where_a_call_is_made_and_a_handler_anywhere() -> None:
+    def points(*, raises: bool) -> int:
+        def program() -> Scenario:
+            shared: SharedDict[str, int] = SharedDict()
+
+            def act() -> None:
+                shared["stored"] = 1  # no call
+                shared.setdefault("stored", 2)  # a call
+
+            return Scenario([act], handlers=[Handler(0, lambda: None, raises=raises)])
+
+        return explore(program).schedules - 1
+
+    assert (points(raises=False), points(raises=True)) == (2, 1)
+
+
+def test_a_clock_that_moves_lets_a_waiter_go() -> None:
+    def program(seconds: float) -> Scenario:
+        clock = ScheduledClock(0.0)
+        parking = sync.Parking()
+        return Scenario([lambda: clock.park(parking, 5.0), lambda: clock.advance(seconds)])
+
+    assert explore(lambda: program(5.0)).schedules >= 1
+    assert found(lambda: program(4.0)).kind == "deadlock"
 
 
 def test_afterwards_everything_is_as_it_was() -> None:
