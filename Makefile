@@ -22,7 +22,7 @@ needs_demo := --editable '.[demo]'
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two targets would install into one environment at once
-.PHONY: help demo bench test soak mutants model check format clean
+.PHONY: help demo bench test soak mutants model proof check format clean
 
 help: ## list these targets (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,9 @@ mutants: $(venv)/mutants.stamp ## break the core in 300 ways: do the tests notic
 
 model: $(venv)/test.stamp ## check the Promela models (needs spin and a C compiler; ARGS="-k ticket" for some claims)
 	@$(run) -m tests.model $(ARGS)
+
+proof: $(venv)/mutants.stamp $(venv)/test.stamp ## prove it all and write docs/proof.md (ARGS=--quick: 10 minutes, without mutants)
+	@$(run) -m tests.proof $(ARGS)
 
 check: $(venv)/check.stamp ## check format, lint, types and structure
 	$(run) -m ruff format --check .

@@ -249,6 +249,7 @@ class FlowController:
         wait.deadline = self._config.deadline(wait.arrived, wait.ttl, limits.default_ttl)
         refusal = turn.refusal(wait)
         if refusal is not None:  # for a request that has no chance nothing is created
+            ticket._flow = Unborn(key)
             turn.refuse(ticket, refusal)
             return True
         birth = turn.new_hold(ticket)

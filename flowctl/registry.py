@@ -118,6 +118,7 @@ class FlowRegistry:
     def _create(self, flow_id: str, band: PriorityBand[Flow], adopt: Callable[[Flow], None]) -> Flow:
         """The same, at a band that the caller has pinned for it."""
         flow: Flow | None = None
+        winner: Flow | None = None
         try:
             word = SectionWord(self._section, born(self._clock.now(), pins=1))
             flow = Flow(flow_id, band, self._shard_for(flow_id, band.priority), word)
@@ -125,14 +126,14 @@ class FlowRegistry:
             self._newborn.append(flow)
             self._attach(flow)
             winner = band.flows.publish(flow_id, flow)
+            if winner is not flow:
+                self._finalise(flow)
         except BaseException:
-            if flow is None or flow.detached:
-                band.lease.unpin(self._clock.now)  # it never came into a shard
-            elif band.flows.entries.get(flow.id) is not flow:  # else it is out, and others may use it
+            if winner is None and (flow is None or flow.detached):
+                band.lease.unpin(self._clock.now)  # nothing came into a shard
+            elif flow is not None and band.flows.entries.get(flow.id) is not flow:  # else others may use it by now
                 self._finalise(flow)
             raise
-        if winner is not flow:
-            self._finalise(flow)
         return winner
 
     def _attach(self, flow: Flow) -> None:

@@ -32,10 +32,14 @@ class Shard:
         with self.lock.write():
             if self.retired:
                 return False
-            flow.shard = self
-            members = self._flows.setdefault(flow.band.priority, {})
-            # without a call between them: no exception can come between its coming and what says so
+            priority = flow.band.priority
+            # without a call, here and in `detach`: no exception can come between the steps, and no handler
+            try:
+                members = self._flows[priority]
+            except KeyError:
+                members = self._flows[priority] = {}
             members[flow] = None
+            flow.shard = self
             flow.detached = False
             return True
 
@@ -44,12 +48,12 @@ class Shard:
         with self.lock.write():
             if flow.detached:
                 return False
-            members = self._flows[flow.band.priority]
-            # without a call between them: no exception can come between its leaving and what says so
+            priority = flow.band.priority
+            members = self._flows[priority]
             del members[flow]
             flow.detached = True
             if not members:
-                self._flows.pop(flow.band.priority, None)
+                del self._flows[priority]
             return True
 
     def retire(self) -> None:

@@ -156,12 +156,14 @@ class Turn(Sections):
         refusal = self._refusal_locked(wait, now)
         if refusal is not None:
             return refusal
+        if ledger.waiting:
+            self._round_locked(now)  # a head whose deadline has come keeps nobody out
         if priority > ledger.top and self._has_room_locked(ticket.cost, priority):
             self._grant_locked(ticket, hold, wait, now)
             return None
         if wait.deadline == wait.arrived:  # it may not wait
             return Outcome.REJECTED_SATURATED
-        self._expire_locked(now)  # whose deadline has come keeps nobody out
+        self._expire_locked(now)  # nor does anybody behind it, but for those whose own threads are late
         room = make_room(self._config, ledger, ticket, wait, flow)
         if room.error is not None:
             self.news.incident("displacement policy", room.error)

@@ -108,6 +108,9 @@ class Oracle:
             self.give(asked)
             self.abandoned += 1
         act()
+        self.round()
+
+    def round(self) -> None:
         while self.queue:
             head = self.next()
             if self.closed:
@@ -154,13 +157,12 @@ class Oracle:
             self.grant(asked)  # and passes nobody: who is past its deadline goes with the next who comes by
             self.look()
             return
-        key = FlowKey(asked.key.id, self.nearest(asked.key.priority))
-        asked.deadline = self.deadline(asked, self.limits_at(key.priority).default_ttl)
-        is_new = key not in self.flows
+        asked.key = FlowKey(asked.key.id, self.nearest(asked.key.priority))
+        asked.deadline = self.deadline(asked, self.limits_at(asked.key.priority).default_ttl)
+        is_new = asked.key not in self.flows
         if is_new and (self.closed or self.is_late(asked)):
             self.section(lambda: self.decide(asked))  # for a request that has no chance nothing is created
             return
-        asked.key = key
         if is_new:
             self.create(asked.key)
             self.section()  # who creates a flow passes before it arrives, and after it
@@ -173,7 +175,12 @@ class Oracle:
             self.refuse(asked, Outcome.REJECTED_CLOSED)
         elif self.is_late(asked):
             self.refuse(asked, Outcome.REJECTED_EXPIRED)
-        elif self.can_go(asked):
+        else:
+            self.round()  # a head whose deadline has come keeps nobody out
+            self.take_or_queue(asked)
+
+    def take_or_queue(self, asked: Asked) -> None:
+        if self.can_go(asked):
             self.grant(asked)
         elif asked.deadline == asked.received_at:  # it may not wait
             self.refuse(asked, Outcome.REJECTED_SATURATED)

@@ -39,3 +39,8 @@ def test_how_full_it_is_is_the_share_of_its_seats() -> None:
     gate = ConcurrencyLimit(4)
 
     assert [gate.saturation(in_flight) for in_flight in (0, 1, 4, 6)] == [0.0, 0.25, 1.0, 1.5]
+
+
+def test_a_limit_that_makes_no_sense_is_named() -> None:
+    with pytest.raises(ValueError, match=r"^limit must be at least 1"):
+        ConcurrencyLimit(0)

@@ -558,3 +558,15 @@ def test_whoever_is_past_its_deadline_keeps_nobody_out(make_controller: MakeCont
     next_one = controller.submit(Request(FlowKey("a")), lambda ticket: None)
 
     assert (late.outcome, next_one.state, holder.state) == (Outcome.EVICTED_TTL, "queued", "dispatched")
+
+
+def test_a_head_past_its_deadline_keeps_nobody_from_a_free_seat(
+    make_controller: MakeController, clock: FakeClock
+) -> None:
+    controller = make_controller(limit=2)
+    holder = controller.admit("a")
+    head = controller.submit(Request(FlowKey("a"), cost=2, ttl=1), lambda ticket: None)
+    clock.advance(1)
+
+    with controller.try_admit("a") as ticket:
+        assert (head.outcome, ticket.state, holder.state) == (Outcome.EVICTED_TTL, "dispatched", "dispatched")

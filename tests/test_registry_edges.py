@@ -1,9 +1,14 @@
 """Who exists, where it is rarely looked at: how flows are spread, what a creation leaves, what a sweep looks at."""
 
+from collections.abc import Callable
+
 import pytest
 
 from flowctl import Config, FlowController
+from flowctl.atomic import CellWord
+from flowctl.band import PriorityBand
 from flowctl.flow import Flow
+from flowctl.lease import Lease
 from flowctl.testing import FakeClock
 from tests.support import MakeController
 
@@ -60,3 +65,57 @@ def test_a_flow_that_was_due_but_pinned_is_not_looked_at_again_before_a_timeout_
 
     assert [flow.id for flow in looked_at] == ["a", "a"]
     holder.release()
+
+
+class Vanishing(dict[int, PriorityBand[Flow]]):
+    """Bands that are collected right after they were counted."""
+
+    def __len__(self) -> int:
+        return 1000
+
+
+def test_where_every_band_is_collected_while_the_nearest_is_looked_for_a_request_is_served_at_its_own_priority(
+    controller: FlowController,
+) -> None:
+    registry = controller._state.registry
+    registry.bands.entries = Vanishing()
+
+    assert registry.nearest(7) == 7
+
+
+class LookedAtWord:
+    """A band's word: whenever its turn comes to be read, an audit goes first."""
+
+    def __init__(self, value: int, audit: Callable[[], object]) -> None:
+        self._word = CellWord(value)
+        self._audit: Callable[[], object] | None = audit
+
+    def load(self) -> int:
+        audit, self._audit = self._audit, None
+        if audit is not None:  # else this look is the audit's own
+            audit()
+            self._audit = audit
+        return self._word.load()
+
+    def compare_exchange(self, expected: int, new: int) -> bool:
+        return self._word.compare_exchange(expected, new)
+
+    def fetch_add(self, amount: int) -> int:
+        return self._word.fetch_add(amount)
+
+
+def test_an_audit_in_the_middle_of_a_finalisation_mends_nothing(
+    make_controller: MakeController, clock: FakeClock
+) -> None:
+    controller = make_controller(Config(flow_gc_timeout=1))
+    registry = controller._state.registry
+    controller.admit("a").release()
+    band, mended = registry.bands.entries[0], list[int]()
+    band.lease = Lease(LookedAtWord(band.lease.word.load(), lambda: mended.append(registry.audit_bands())))
+
+    controller.admit("b").release()
+    clock.advance(2)
+    assert registry.sweep_flows(pinned=lambda flow: None) == 2
+
+    assert mended
+    assert not any(mended)

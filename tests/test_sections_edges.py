@@ -148,3 +148,30 @@ def test_two_threads_that_take_turns_never_see_half_a_section(controller: FlowCo
     staying.result()
     assert looking.result() == 0
     assert waited
+
+
+def test_a_hold_that_never_came_into_the_books_takes_nobody_elses_place(controller: FlowController) -> None:
+    turn = controller._state.turn
+    controller.admit("a").release()
+    turn.ledger.serial = 0  # as in a forked child, whose flows are there before its first arrival
+    holder = controller.admit("a")
+    stranger = Ticket(turn, holder._flow, 1, 0)
+    hold = turn.new_hold(stranger)
+    assert (holder.serial, hold.serial) == (1, 0)
+
+    del stranger
+    turn.help()
+
+    assert holder.state == "dispatched"
+    assert holder.release()
+
+
+def test_a_ticket_that_is_dropped_in_a_forked_child_comes_back_there(controller: FlowController) -> None:
+    controller.admit("a").release()
+    turn = controller._state.turn
+    turn.after_fork_in_child()
+
+    controller.admit("a")
+    turn.help()
+
+    assert (controller.stats().in_flight, controller.stats().abandoned) == (0, 1)

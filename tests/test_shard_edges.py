@@ -70,3 +70,11 @@ def test_a_flow_that_was_never_attached_takes_nobody_with_it(shard: Shard, flow:
 
     assert not shard.detach(stranger)
     assert shard.flows() == [flow]
+
+
+def test_a_retired_shard_that_its_last_flow_has_left_is_dropped_once(shard: Shard, flow: Flow) -> None:
+    shard.retire()
+    assert not shard.try_drop()
+    shard.detach(flow)
+
+    assert [shard.try_drop(), shard.try_drop()] == [True, False]

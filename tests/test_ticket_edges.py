@@ -1,8 +1,10 @@
 """Tickets and news: what an error says, and who is told in a forked child."""
 
+import logging
+
 import pytest
 
-from flowctl import BandConfig, Config, FlowController, FlowKey, QueueFull, Request, Saturated
+from flowctl import BandConfig, Config, FlowController, FlowKey, QueueFull, Request, Saturated, Ticket
 from flowctl.news import News
 from tests.support import MakeController
 from tests.test_turn_edges import Diary
@@ -43,3 +45,20 @@ def test_the_news_of_a_forked_child_go_to_the_same_observer() -> None:
 
     assert anew.observer is diary
     assert not anew.settled
+
+
+def fail(ticket: Ticket) -> None:
+    raise ZeroDivisionError
+
+
+class Failing(Diary):
+    def settled(self, ticket: Ticket) -> None:
+        fail(ticket)
+
+
+def test_a_report_of_what_raised_names_it(make_controller: MakeController, caplog: pytest.LogCaptureFixture) -> None:
+    controller = make_controller(observer=Failing())
+    with caplog.at_level(logging.ERROR, logger="flowctl"):
+        controller.submit(Request(FlowKey("a")), on_settled=fail).release()
+
+    assert [record.getMessage().partition(" failed")[0] for record in caplog.records] == ["on_settled", "observer"]

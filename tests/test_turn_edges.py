@@ -1,8 +1,10 @@
 """The turn where it rarely goes: told at once, given up, refused in a handler, a limit that makes no sense."""
 
+from typing import final
+
 import pytest
 
-from flowctl import Config, FlowKey, Outcome, Request, Ticket
+from flowctl import BandConfig, Config, FlowKey, Outcome, Request, Ticket
 from flowctl.testing import FakeClock
 from flowctl.ticket import ReleaseOutcome
 from tests.support import MakeController
@@ -97,3 +99,28 @@ def test_a_limit_that_makes_no_sense_is_named_and_changes_nothing(make_controlle
     with pytest.raises(ValueError, match="limit must be"):
         gate.seats.set(bad)
     assert gate.seats.limit == 1
+
+
+@final
+class Cheap:
+    """A fairness policy for which every dispatch costs the same little."""
+
+    def __init__(self, price: float) -> None:
+        self._price = price
+
+    def charge(self, cost: int, weight: float) -> float:
+        return self._price
+
+
+@pytest.mark.parametrize("price", [0.0, 0.5])
+def test_a_charge_below_one_or_none_at_all_is_a_charge(make_controller: MakeController, price: float) -> None:
+    controller = make_controller(Config(default_band=BandConfig(fairness=Cheap(price))))
+    holder = controller.admit("a")
+    told: list[Ticket] = []
+    controller.submit(Request(FlowKey("b")), told.append)
+
+    holder.release()
+
+    assert [ticket.outcome for ticket in told] == [Outcome.DISPATCHED]
+    assert controller.stats().incidents == 0
+    told[0].release()

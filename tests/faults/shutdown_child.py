@@ -163,6 +163,7 @@ def sigterm_exits_and_atexit_closes() -> None:
 
 
 def sigint_while_the_main_thread_waits() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background has it ignored
     all_wait(daemon=False)
     send(signal.SIGINT, queued=4)
     wait("main")

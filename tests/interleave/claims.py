@@ -29,7 +29,11 @@ class Claim:
     def method(self) -> str:
         if self.runs:
             return "PCT"
-        return "explored" if self.preemptions is None else f"explored, {self.preemptions} preemptions"
+        return (
+            "explored"
+            if self.preemptions is None
+            else f"explored, {self.preemptions} preemption{'s' * (self.preemptions > 1)}"
+        )
 
     def holds(self, proof: Proof) -> None:
         """Raises the first `Violation`."""

@@ -87,6 +87,7 @@ class _Run:
         self.handlers = dict(enumerate(self.scenario.handlers, start=len(self.actors)))
         for handler in self.scenario.handlers:
             self.actors[handler.actor].has_handlers = True
+            self.actors[handler.actor].may_raise |= handler.raises
         self.last = 0
         self.schedule: list[int] = []
         self.trace: list[str] = []
@@ -101,6 +102,13 @@ class _Run:
             if actor and handler.actor not in interrupted and (actor.next.is_call or not handler.raises):
                 ready.append(number)
             interrupted.add(handler.actor)
+        return ready
+
+    def choices(self, tried: int) -> list[int]:
+        """The same; a deadlock if only a handler could help, since it may never come."""
+        ready = self.ready()
+        if ready and all(number in self.handlers for number in ready):
+            self.end(tried)
         return ready
 
     def next(self, number: int) -> Step:
@@ -185,7 +193,7 @@ class _Search:
         asleep: set[int] = set()
         preempted = 0
         try:
-            while ready := run.ready():
+            while ready := run.choices(tried):
                 depth = len(run.schedule)
                 if depth >= self.max_steps:
                     raise run.violation("livelock", tried)
@@ -262,7 +270,7 @@ def sample(
             rank = {number: depth + place for place, number in enumerate(random.sample(numbers, len(numbers)))}
             falls = {random.randrange(length): depth - 1 - place for place in range(depth - 1)}
             try:
-                while ready := run.ready():
+                while ready := run.choices(tried):
                     step = len(run.schedule)
                     if step >= max_steps:
                         raise run.violation("livelock", tried)

@@ -80,6 +80,7 @@ class Actor(greenlet):
         self.act = act
         self.next = Step("begin", [writes(self)], always)
         self.has_handlers = False
+        self.may_raise = False  # a handler that raises is among them
         self.leaving = False  # the run is over: unwind without another step
         self.handler: Callable[[], object] | None = None  # to be run in the middle of what this thread does
         self.raised: BaseException | None = None
@@ -112,6 +113,15 @@ def pause(name: str, *touches: Touch, ready: Callable[[], bool] = always, is_cal
         if handler is None:
             return
         handler()
+
+
+def leave(name: str) -> None:
+    """After a shared access that is a call: an exception may also come as it is left. Nobody can tell the order of
+    this and another actor's step.
+    """
+    me = getcurrent()
+    if isinstance(me, Actor) and me.may_raise and not me.leaving:
+        pause(f"leave {name}")
 
 
 # --- what is shared ------------------------------------------------------------------------------------------------
@@ -276,7 +286,9 @@ class SharedDict(dict[K, V]):
 
     def copy(self) -> dict[K, V]:
         pause("copy", reads(self))
-        return dict(super().items())  # dict's own copy would look each key up, since we are no plain dict
+        copied = dict(super().items())  # dict's own copy would look each key up, since we are no plain dict
+        leave("copy")
+        return copied
 
     def __delitem__(self, key: K) -> None:
         pause("delete", writes(self), is_call=False)
@@ -288,11 +300,15 @@ class SharedDict(dict[K, V]):
 
     def setdefault(self, key: K, default: V) -> V:
         pause("setdefault", writes(self))
-        return super().setdefault(key, default)
+        stored = super().setdefault(key, default)
+        leave("setdefault")
+        return stored
 
     def pop(self, key: K, default: V | None = None) -> V | None:  # type: ignore[override]  # the library's only form
         pause("pop", writes(self))
-        return super().pop(key, default)
+        popped = super().pop(key, default)
+        leave("pop")
+        return popped
 
 
 class SharedDeque(deque[V]):
@@ -309,10 +325,13 @@ class SharedDeque(deque[V]):
     def append(self, item: V) -> None:
         pause("append", writes(self))
         super().append(item)
+        leave("append")
 
     def popleft(self) -> V:
         pause("take the first", writes(self))
-        return super().popleft()
+        first = super().popleft()
+        leave("take the first")
+        return first
 
     def extendleft(self, items: Iterable[V]) -> None:
         pause("put back", writes(self))

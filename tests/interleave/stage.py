@@ -52,14 +52,14 @@ class Stage:
         """Ask, hold, give back."""
         ticket = self.admit(flow, priority=priority, ttl=ttl)
         if ticket is not None:
-            pause("work", reads(self))
+            pause("work", reads(self), is_call=False)
             self.release(ticket)
 
     def submit(self, flow: str = "a", *, priority: int = 0, cost: int = 1, ttl: float | None = None) -> Ticket:
         """Ask without waiting; what is granted is held."""
         return self.controller.submit(Request(FlowKey(flow, priority), cost=cost, ttl=ttl), self.settled)
 
-    def submit_and_use(self, flow: str = "a", *, priority: int = 0) -> Ticket:
+    def submit_and_use(self, flow: str = "a", *, priority: int = 0, cost: int = 1) -> Ticket:
         """Ask without waiting; what is granted is given back at once."""
 
         def use(ticket: Ticket) -> None:
@@ -67,7 +67,7 @@ class Stage:
             if ticket.error is None:
                 self.release(ticket)
 
-        return self.controller.submit(Request(FlowKey(flow, priority)), use)
+        return self.controller.submit(Request(FlowKey(flow, priority), cost=cost), use)
 
     def settled(self, ticket: Ticket) -> None:
         error = ticket.error
@@ -122,17 +122,27 @@ class Stage:
         stats = self.controller.stats()
         assert stats.in_flight == sum(ticket.cost for ticket in self.held), "P3: seats"
         assert stats.queued == 0, "P4: somebody still waits"
+        assert stats.abandoned == 0, "a ticket was lost"
+        holds = self.controller._state.turn.ledger.holds
+        assert set(holds) == {ticket.serial for ticket in self.held}, "a hold that nobody has"
         self.controller._check()
         self.controller.collect()
         assert self.controller.stats().repairs == 0, "the audit found something to mend"
         self.controller._check()
 
     def at_end_after_a_fault(self) -> None:
-        """The audit puts everything right."""
+        """The next collections put everything right, and in the end take everything away."""
         self.controller.collect()
         stats = self.controller.stats()
         assert stats.in_flight == 0, "P8: a seat was lost"
         assert stats.queued == 0, "P4: somebody still waits"
+        self.controller._check()
+        for _ in range(2):
+            self.clock.advance(99.0)
+            self.controller.collect()
+        assert not self.registry.flows(), "L5: a flow that is never finalised"
+        assert not len(self.registry._wheel), "R3: a flow on the wheel for ever"
+        assert not self.controller.bands(), "L6: a band with a pin of nobody's"
         self.controller._check()
 
     def scenario(self, *actors: Callable[[], object], handlers: Sequence[Handler] = ()) -> Scenario:

@@ -313,7 +313,42 @@ def test_an_exception_comes_where_a_call_is_made_and_a_handler_anywhere() -> Non
 
         return explore(program).schedules - 1
 
-    assert (points(raises=False), points(raises=True)) == (2, 1)
+    assert (points(raises=False), points(raises=True)) == (2, 2)
+
+
+def test_an_exception_comes_before_a_call_or_as_it_is_left() -> None:
+    seen: set[tuple[bool, bool]] = set()
+
+    def program() -> Scenario:
+        shared: SharedDict[str, int] = SharedDict()
+        returned: list[int] = []
+
+        def act() -> None:
+            try:
+                returned.append(shared.setdefault("stored", 1))
+            except KeyError:
+                pass
+
+        def raise_it() -> None:
+            raise KeyError
+
+        return Scenario(
+            [act],
+            at_end=lambda: seen.add((dict.__len__(shared) > 0, bool(returned))),
+            handlers=[Handler(0, raise_it, raises=True)],
+        )
+
+    explore(program)
+
+    assert seen == {(False, False), (True, False), (True, True)}
+
+
+def test_what_only_a_handler_could_end_is_a_deadlock() -> None:
+    def program() -> Scenario:
+        parking = sync.Parking()
+        return Scenario([lambda: parking.wait(1.0)], handlers=[Handler(0, parking.wake)])
+
+    assert found(program).kind == "deadlock"
 
 
 def test_a_clock_that_moves_lets_a_waiter_go() -> None:

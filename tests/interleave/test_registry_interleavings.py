@@ -139,6 +139,23 @@ def a_release_and_a_collector() -> Scenario:
     return Scenario([lambda: stage.release(ticket), stage.collect], stays, stage.at_end)
 
 
+def an_audit_beside(act: Callable[[Stage, Flow], object]) -> Scenario:
+    """Somebody is between a band's pin and its flow: that is not a pin of nobody's."""
+    stage = Stage()
+    stage.idle_flow()
+    flow = stage.registry.find(FlowKey("a", 0))
+    assert flow is not None
+    mended: list[int] = []
+
+    def at_end() -> None:
+        stage.at_end()
+        assert mended == [0], "the audit took a pin away that somebody answers for"
+
+    return Scenario(
+        [lambda: act(stage, flow), lambda: mended.append(stage.registry.audit_bands())], stage.check, at_end
+    )
+
+
 def attach_detach_and_drop() -> Scenario:
     """A shard is retired and dropped while one flow comes and another goes."""
     stage = Stage()
@@ -178,7 +195,7 @@ PIN_AND_COLLECT = Claim(
     "L1-L4, L7", "a flow that is asked for while it is collected is served", pin_and_collect, preemptions=2
 )
 PIN_AND_TWO_COLLECTORS = Claim(
-    "L1-L7", "two collectors of one flow and a request for it", pin_and_two_collectors, preemptions=1
+    "L1-L7, P2", "two collectors of one flow and a request for it", pin_and_two_collectors, preemptions=1
 )
 TWO_CREATORS = Claim("L3-L6", "two creators of one flow and a collector", two_creators_and_a_collector, preemptions=1)
 TWO_CREATORS_SAMPLED = Claim(
@@ -186,7 +203,7 @@ TWO_CREATORS_SAMPLED = Claim(
 )
 FAILING_CREATOR = Claim(
     "L6, P7",
-    "a creator that fails at any call leaves nothing behind, and the other is served",
+    "a creator that fails at any call: the other is served, and the collector leaves nothing behind",
     a_creator_that_fails_and_another,
     preemptions=1,
 )
@@ -194,6 +211,15 @@ BAND = Claim(
     "L6",
     "a band that is collected while a flow comes to it",
     a_bands_last_flow_its_next_and_a_collector,
+    preemptions=2,
+)
+AUDIT_AND_FINALISE = Claim(
+    "R2", "an audit of bands beside a finalisation mends nothing", lambda: an_audit_beside(collect_flow), preemptions=2
+)
+AUDIT_AND_CREATE = Claim(
+    "R2",
+    "an audit of bands beside a creation mends nothing",
+    lambda: an_audit_beside(lambda stage, flow: stage.use("new")),
     preemptions=2,
 )
 RELEASE_AND_COLLECT = Claim("L1", "a flow that was used until now is not collected", a_release_and_a_collector)
@@ -222,6 +248,8 @@ CLAIMS = [
     ),
     BAND,
     Claim("L6", "two collectors of one band and a creator", a_bands_two_collectors_and_a_creator, preemptions=1),
+    AUDIT_AND_FINALISE,
+    AUDIT_AND_CREATE,
     RELEASE_AND_COLLECT,
     RETIRED_SHARD,
 ]
@@ -320,6 +348,16 @@ def test_control_a_lease_held_only_while_distributing_is_found(monkeypatch: pyte
     monkeypatch.setattr(Ledger, "dequeue", pin_and_dequeue)
 
     QUEUED.fails_without("the pin of what is queued: a lease only while distributing", proof)
+
+
+def test_control_a_move_that_is_not_announced_is_found(monkeypatch: pytest.MonkeyPatch, proof: Proof) -> None:
+    def begin(registry: FlowRegistry, move: object) -> None:
+        pass
+
+    monkeypatch.setattr(FlowRegistry, "_begin", begin)
+
+    AUDIT_AND_FINALISE.fails_without("the announcement of a move to the audit", proof, "invariant", "exception")
+    AUDIT_AND_CREATE.fails_without("the announcement of a move to the audit", proof, "invariant", "exception")
 
 
 def test_control_a_retired_shard_that_takes_a_flow_is_found(monkeypatch: pytest.MonkeyPatch, proof: Proof) -> None:

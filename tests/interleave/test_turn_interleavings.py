@@ -155,14 +155,28 @@ def a_place_that_is_free_at_once() -> Scenario:
     return Scenario([expire, ticket.cancel], stage.check, at_end)
 
 
-def a_close_and_a_request() -> Scenario:
+def a_close_and_a_request(flow: str) -> Scenario:
     stage = Stage()
     held_by(stage)
 
     def at_end() -> None:
         assert stage.outcomes[0] in ("ClosedWhileQueued", "ControllerClosed")
 
-    return ending(stage, at_end, stage.controller.close, stage.use)
+    return ending(stage, at_end, stage.controller.close, lambda: stage.use(flow))
+
+
+def a_release_a_waiter_and_an_overtaker() -> Scenario:
+    """A seat is free, but the head needs two: who comes by the fast path goes after it."""
+    stage = Stage(limit=2)
+    holder = held_by(stage)
+    waiter = stage.submit_and_use("waiter", cost=2)
+
+    def come_later() -> None:
+        assert stage.admit("holder") is not None
+        assert waiter.outcome is Outcome.DISPATCHED, "overtaken"
+        stage.release(stage.held[-1])
+
+    return stage.scenario(lambda: stage.release(holder), come_later)
 
 
 def a_close_that_drains_and_a_release() -> Scenario:
@@ -196,7 +210,7 @@ LONG_ROUND = Claim(
     "P4",
     "a round that is longer than a section is finished",
     a_higher_limit_and_more_than_a_section_can_settle,
-    preemptions=2,
+    preemptions=1,
 )
 FAST_PATH = Claim("P3, P4", "two requests for one seat", two_requests)
 RELEASE_AND_REQUEST = Claim("P4", "a release and a request: nobody sleeps beside a free seat", a_release_and_a_request)
@@ -219,7 +233,12 @@ DISPLACEMENT = Claim(
     "P1, P3", "a ticket is displaced and granted at once: one of the two", a_displacement_and_a_grant, preemptions=2
 )
 PLACE = Claim("P1, P3", "a place is free before its ticket is told", a_place_that_is_free_at_once, preemptions=2)
-CLOSE = Claim("P1, P10", "a close and a request: nobody is forgotten", a_close_and_a_request, preemptions=2)
+OVERTAKER = Claim(
+    "P5", "nobody on the fast path overtakes who waits", a_release_a_waiter_and_an_overtaker, preemptions=2
+)
+CLOSE = Claim(
+    "P1, P10", "a close and a request: nobody is forgotten", lambda: a_close_and_a_request("new"), preemptions=2
+)
 DRAIN = Claim("P10", "a close that drains and the last release", a_close_that_drains_and_a_release, preemptions=2)
 CLAIMS = [
     FAST_PATH,
@@ -230,7 +249,14 @@ CLAIMS = [
     HEAD_LEAVES,
     DISPLACEMENT,
     PLACE,
+    OVERTAKER,
     CLOSE,
+    Claim(
+        "P1, P10",
+        "a close and a request of a flow that exists: nobody is forgotten",
+        lambda: a_close_and_a_request("holder"),
+        preemptions=2,
+    ),
     DRAIN,
 ]
 
@@ -298,6 +324,22 @@ def test_control_a_close_that_forgets_who_is_parked_is_found(monkeypatch: pytest
     monkeypatch.setattr(Turn, "close", close)
 
     CLOSE.fails_without("the round of a close: parked tickets are forgotten", proof, "deadlock")
+
+
+def test_control_a_fast_path_that_minds_nobody_is_found(monkeypatch: pytest.MonkeyPatch, proof: Proof) -> None:
+    try_grant = Turn.try_grant
+
+    def overtake(turn: Turn, ticket: Ticket, hold: Hold[Flow], flow: Flow) -> bool:
+        with turn.lock:
+            top, turn.ledger.top = turn.ledger.top, NOBODY
+            try:
+                return try_grant(turn, ticket, hold, flow)
+            finally:
+                turn.ledger.top = top
+
+    monkeypatch.setattr(Turn, "try_grant", overtake)
+
+    OVERTAKER.fails_without("the look at who waits", proof, "exception")
 
 
 def test_control_a_settlement_without_a_look_is_found(monkeypatch: pytest.MonkeyPatch, proof: Proof) -> None:

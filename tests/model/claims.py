@@ -36,7 +36,7 @@ class Claim:
 CLAIMS: Final = (
     Claim(
         "lease",
-        "L1, L2, L3, L4, L5, L6",
+        "L1-L6, P2",
         "2 requests and 2 collectors, 2 rounds each: no resurrected flow, no flow of a removed band",
         "ROUNDS=2",
         (
@@ -63,11 +63,11 @@ CLAIMS: Final = (
             Removal("the audit gives back what the dead had pinned", "PINS_ARE_NOT_AUDITED", "L5_left_behind"),
         ),
     ),
-    Claim("lease", "L1, L2, L3, L4, L5, L6", "2 requests and a collector that go on for ever", "COLLECTORS=1"),
-    Claim("lease", "L1, L2, L3, L4, L5, L6", "a request and 2 collectors that go on for ever", "REQUESTS=1"),
+    Claim("lease", "L1-L6, P2", "2 requests and a collector that go on for ever", "COLLECTORS=1"),
+    Claim("lease", "L1-L6, P2", "a request and 2 collectors that go on for ever", "REQUESTS=1"),
     Claim(
         "lease",
-        "L1, L2, L3, L4, L5, L6",
+        "L1-L6, P2",
         "2 requests whose creations may fail at any step, and a collector, 2 sweeps",
         "ROUNDS=1 SWEEPS=2 COLLECTORS=1 FAILING",
         (

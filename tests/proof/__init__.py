@@ -1,6 +1,6 @@
-"""What was shown, and how: proofs note it while they run, `make proof` makes `docs/proof.md` of the notes.
+"""What was shown, and how: proofs note it while they run, and `make proof` makes `docs/proof.md` of the notes.
 
-A line of JSON a note, appended to one file, so that test runs, the model, the soak and the mutants share it.
+A line of JSON a note, appended to a file: so test runs, the models, the soak and the mutants all note in one way.
 """
 
 from __future__ import annotations

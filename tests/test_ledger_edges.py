@@ -1,0 +1,113 @@
+"""The books where they are rarely wrong: each that is wrong alone is noticed, and each gives back what it took."""
+
+from collections.abc import Callable
+
+import pytest
+
+from flowctl import Expired, FlowController, FlowKey, QueueFull, Request, Ticket, WaitingRoom
+from flowctl.flow import Flow
+from flowctl.lease import MAX_PINS, ONE_PIN, STAMP_MASK
+from flowctl.testing import FakeClock
+from tests.support import MakeController, Spawn
+
+A_MOMENT = 0.05
+"""Real seconds in which a thread that need not wait would have come to the lock."""
+
+
+def flow_of(controller: FlowController, flow_id: str) -> Flow:
+    flow = controller._state.registry.find(FlowKey(flow_id))
+    assert flow is not None
+    return flow
+
+
+def one_more_in_flight(controller: FlowController) -> None:
+    controller._state.turn.ledger.in_flight += 1
+
+
+def one_more_queued(controller: FlowController) -> None:
+    controller._state.turn.ledger.queued += 1
+
+
+def a_ticket_lost_by_its_band(controller: FlowController) -> None:
+    flow_of(controller, "waiting").band.backlog.popitem()
+
+
+def a_pin_without_a_hold(controller: FlowController) -> None:
+    flow_of(controller, "waiting").word.value += ONE_PIN
+
+
+@pytest.mark.parametrize(
+    "damage", [one_more_in_flight, one_more_queued, a_ticket_lost_by_its_band, a_pin_without_a_hold]
+)
+def test_a_book_that_is_wrong_alone_is_noticed_and_mended(
+    controller: FlowController, damage: Callable[[FlowController], None]
+) -> None:
+    told: list[Ticket] = []
+    holder = controller.admit("holder")
+    controller.submit(Request(FlowKey("waiting")), told.append)
+    ledger = controller._state.turn.ledger
+    assert ledger.is_sound()
+
+    damage(controller)
+    assert not ledger.is_sound()
+    controller.collect()
+
+    controller._check()
+    assert ledger.is_sound()
+    assert holder.release()
+    assert [ticket.release() for ticket in told] == [True]
+
+
+def test_a_release_that_comes_late_does_not_turn_the_idle_time_back(controller: FlowController) -> None:
+    holder = controller.admit("a")
+    word = flow_of(controller, "a").word
+    word.value += 500  # another thread read its clock later than we do, and came before us
+    later = word.value & STAMP_MASK
+
+    holder.release()
+
+    assert word.value == later
+
+
+def test_whoever_left_a_waiting_room_makes_room_for_one_more_of_its_flow(
+    make_controller: MakeController, clock: FakeClock, spawn: Spawn
+) -> None:
+    controller, room = make_controller(), WaitingRoom(10, limit_per_flow=1)
+    with controller.admit("holder"):
+        for _ in range(2):
+            waiting = spawn(controller.admit, "a", ttl=5, room=room)
+            clock.wait_for_sleepers(1)
+            clock.advance(5)
+            with pytest.raises(Expired):
+                waiting.result()
+
+    ledger = controller._state.turn.ledger
+    assert not ledger.waiting_in
+    assert not ledger.waiting_of
+
+
+def test_a_flow_with_all_its_pins_gets_no_more_at_the_very_bound(make_controller: MakeController) -> None:
+    controller = make_controller(clock=FakeClock(start=0.0))  # so that the stamp is 0, too
+    controller.admit("a").release()
+    word = flow_of(controller, "a").word
+    word.value = MAX_PINS * ONE_PIN
+
+    with pytest.raises(QueueFull):
+        controller.admit("a")
+
+    assert word.value == MAX_PINS * ONE_PIN
+    word.value = 0
+
+
+def test_of_two_who_take_one_ticket_out_only_one_did(controller: FlowController, spawn: Spawn) -> None:
+    turn, told = controller._state.turn, list[Ticket]()
+    holder = controller.admit("holder")
+    ticket = controller.submit(Request(FlowKey("a")), told.append)
+    with turn.lock:
+        late = spawn(ticket.cancel)
+        late.thread.join(A_MOMENT)  # it has seen the ticket queued, and waits for the lock
+        assert ticket.cancel()
+
+    assert not late.result()
+    assert told == [ticket]
+    holder.release()
