@@ -1,4 +1,4 @@
-"""The tree of errors and their outcomes (DESIGN, 7)."""
+"""The tree of errors and their outcomes."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""Flows come when they are asked for and go when they were idle; what has work never goes (CONFORMANCE, leases)."""
+"""Flows come when they are asked for and go when they were idle; what has work never goes."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_times_are_whole_milliseconds(seconds: float, ms: int) -> None:
     assert to_ms(seconds) == ms
 
 
-# --- the step table (DESIGN, 4) ------------------------------------------------------------------------------------
+# --- the steps -----------------------------------------------------------------------------------------------------
 
 PINS = [
     pytest.param(word_of(0, 500), word_of(1, 500), id="idle: one pin, the stamp kept"),

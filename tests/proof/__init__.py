@@ -18,7 +18,7 @@ Unit = Literal["schedules", "states", "examples", "operations", "points", "runs"
 class Shown:
     """A claim that held."""
 
-    promise: str  # "L1, L2" or "P8": as DESIGN and the modules number them
+    promise: str  # "L1, L2" or "P8": as docs/proof.md and the modules number them
     claim: str  # one short sentence
     method: str  # "explored", "explored, 2 preemptions", "PCT", "spin", "property", "faults", "soak", ...
     count: int
