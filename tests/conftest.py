@@ -1,5 +1,6 @@
 """What every test may rely on."""
 
+import signal
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -15,6 +16,12 @@ from tests.support import MakeController, Spawn
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--proof", type=Path, metavar="FILE", help="append what is shown to this file (tests/proof.py)")
+
+
+def pytest_configure() -> None:
+    """A shell that runs us in the background has Ctrl-C ignored, and children inherit that: some tests send it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
