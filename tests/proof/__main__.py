@@ -83,6 +83,10 @@ def main(arguments: Sequence[str]) -> int:
             return 1
         fresh.replace(NOTES / f"{name}.jsonl")
         print(f"== {name}: done in {time.monotonic() - began:.0f} s", flush=True)
+    missing = [name for name in parts(quick=options.quick) if not (NOTES / f"{name}.jsonl").exists()]
+    if missing:
+        print(f"no notes yet of {', '.join(missing)}; {PAGE.relative_to(ROOT)} is as it was", file=sys.stderr)
+        return 1
     shown: list[Shown] = []
     missed: list[Missed] = []
     for name in parts(quick=False):
