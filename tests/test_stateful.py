@@ -359,9 +359,10 @@ class ControllerMachine(RuleBasedStateMachine):
                 self.model.look_round(asked)
                 self.wake(asked)
             self.agree()
-            if not self.in_hand("dispatched"):
-                break
-            self.release(which=0, times=1, collect=False)
+            if self.in_hand("dispatched"):
+                self.release(which=0, times=1, collect=False)
+            elif not self.model.dropped() and all(asked.outcome is None for asked in self.waiting()):
+                break  # no seat comes back with the next look, and nobody has one without having looked
 
     @precondition(lambda self: self.tickets)
     @rule(which=WHICH)
