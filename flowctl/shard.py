@@ -84,9 +84,11 @@ class Shard:
 
     def _check(self) -> None:
         with self.lock.read():
-            homes = [(flow, priority) for priority, members in self._flows.items() for flow in members]
-            dropped = self.dropped
-        assert not (dropped and homes), "a shard that was dropped has flows"
-        for flow, priority in homes:
-            assert flow.band.priority == priority
-            assert not flow.detached, "a finalised flow in a shard"
+            self._check_locked()
+
+    def _check_locked(self) -> None:
+        assert not (self.dropped and self._flows), "a shard that was dropped has flows"
+        for priority, members in self._flows.items():
+            for flow in members:
+                assert flow.band.priority == priority
+                assert not flow.detached, "a finalised flow in a shard"
