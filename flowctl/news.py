@@ -123,7 +123,8 @@ def _move_first(source: deque[T], target: list[T]) -> bool:
     if not source:
         return False
     try:
-        target.extend(islice(iter(source.popleft, None), 1))
+        # not `extend`: it would hold the list's own lock while it calls back (without a GIL)
+        any(map(target.append, islice(iter(source.popleft, None), 1)))
     except IndexError:  # another thread was faster
         return False
     return True

@@ -5,7 +5,6 @@ Timers are off: who waits, waits until woken, or until an actor moves the clock.
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +25,7 @@ from flowctl.registry import FlowRegistry
 from flowctl.sections import Sections
 from flowctl.sync import Parking
 from flowctl.ticket import Ticket
+from tests.support import without_cycle_collector
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -95,7 +95,11 @@ class Actor(greenlet):
 
 
 def pause(name: str, *touches: Touch, ready: Callable[[], bool] = always, is_call: bool = True) -> None:
-    """Before a shared access: let the explorer choose who goes on. Outside of an actor there is nothing to choose."""
+    """Before a shared access: let the explorer choose who goes on. Outside of an actor there is nothing to choose.
+
+    Never from within `list.extend`, `list.sort` or the like, which hold their list's own lock while they call back:
+    without a GIL the thread would go on with the list of such locks of another C stack, and crash.
+    """
     me = getcurrent()
     if not isinstance(me, Actor):
         assert ready(), f"{name}: would block, and no actor is running"
@@ -423,22 +427,10 @@ _SHARED_CONTENT: Final[Sequence[tuple[type, str]]] = (
 
 
 @contextmanager
-def _without_cycle_collector() -> Iterator[None]:
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-        gc.unfreeze()
-
-
-@contextmanager
 def swapped() -> Iterator[None]:
     """The library, on what is scheduled here."""
     # a cycle of another run must not be finalised in the middle of an actor's step
-    with pytest.MonkeyPatch.context() as patch, _without_cycle_collector():
+    with pytest.MonkeyPatch.context() as patch, without_cycle_collector():
         patch.setattr(sync, "Lock", ScheduledLock)
         patch.setattr(sync, "RLock", ScheduledRLock)
         patch.setattr(sync, "RWLock", ScheduledRWLock)
