@@ -247,7 +247,7 @@ class FlowController:
         band = state.bands.get(key.priority)
         limits = self._config.band_at(key.priority) if band is None else band.config
         wait.deadline = self._config.deadline(wait.arrived, wait.ttl, limits.default_ttl)
-        refusal = turn.refusal(wait)
+        refusal = turn.refusal(wait, self._clock.now())
         if refusal is not None:  # for a request that has no chance nothing is created
             ticket._flow = Unborn(key)
             turn.refuse(ticket, refusal)

@@ -153,7 +153,7 @@ class Turn(Sections):
     def _decide_locked(self, ticket: Ticket, hold: Hold[Flow], wait: Wait, flow: Flow, now: float) -> Outcome | None:
         """Grant or queue a ticket that has entered; or why not."""
         ledger, priority = self.ledger, flow.band.priority
-        refusal = self._refusal_locked(wait, now)
+        refusal = self.refusal(wait, now)
         if refusal is not None:
             return refusal
         if ledger.waiting:
@@ -175,11 +175,8 @@ class Turn(Sections):
         ledger.enqueue(ticket, wait, flow)
         return None
 
-    def refusal(self, wait: Wait) -> Outcome | None:
-        """Why it would be refused whatever its flow; None if that is not sure yet."""
-        return self._refusal_locked(wait, self._now())
-
-    def _refusal_locked(self, wait: Wait, now: float) -> Outcome | None:
+    def refusal(self, wait: Wait, now: float) -> Outcome | None:
+        """Why it would be refused whatever its flow; None if that is not sure yet. Takes no lock."""
         if self.ledger.closed:  # for good
             return Outcome.REJECTED_CLOSED
         if wait.arrived < wait.deadline <= now:

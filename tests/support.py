@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Generic, ParamSpec, TypeVar, final
 
 from flowctl import ConcurrencyLimit, Config, FlowControlError, FlowController
@@ -18,6 +20,19 @@ T = TypeVar("T")
 
 PATIENCE = 30.0
 """Real seconds after which a thread that should have ended is a failure."""
+
+
+@contextmanager
+def without_cycle_collector() -> Iterator[None]:
+    """Collect garbage now, and none from now on, so that no finaliser runs by chance."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 @final

@@ -15,6 +15,7 @@ from flowctl.incidents import Incidents
 from flowctl.news import News
 from flowctl.policies.displacement import Backlog, T
 from flowctl.ticket import ReleaseOutcome, Ticket
+from tests.faults.points import assert_found, strike_each_point
 from tests.faults.world import Asked, World
 from tests.proof import Proof
 from tests.servers.exchange import TEXT, environment, protected
@@ -219,9 +220,7 @@ def causes(story: Story) -> list[BaseException | None]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_kth_call_out_raises_for_every_k(kind: type[BaseException], proof: Proof) -> None:
     every = tell(kind, 0)
-    at = 1
-    while tell(kind, at).total() >= at:
-        at += 1
+    points = strike_each_point(lambda at: tell(kind, at).total())
 
     assert set(every) == {
         "cancel probe",
@@ -239,8 +238,8 @@ def test_the_kth_call_out_raises_for_every_k(kind: type[BaseException], proof: P
         "observer.settled",
         "on_settled",
     }
-    assert at - 1 >= every.total() // 2
-    proof.shown("P7", CLAIM, "faults", at - 1, "points")
+    assert points >= every.total() // 2
+    proof.shown("P7", CLAIM, "faults", points, "points")
 
 
 @pytest.mark.parametrize(
@@ -261,14 +260,7 @@ def test_a_protection_that_is_taken_away_is_missed(
     proof: Proof,
 ) -> None:
     monkeypatch.setattr(owner, name, without)
-    at = 1
-    try:
-        while tell(ValueError, at).total() >= at:
-            at += 1
-    except Exception:  # noqa: BLE001 - whatever it is that fails
-        proof.missed(CLAIM, removed, at, "points")
-    else:
-        pytest.fail("nothing has shown that it was gone")
+    assert_found(lambda at: tell(ValueError, at).total(), proof, CLAIM, removed)
 
 
 # --- the middleware -----------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from flowctl.news import News
 from flowctl.registry import FlowRegistry
 from flowctl.sections import Act, Sections
 from tests.faults.moments import Moments
+from tests.faults.points import assert_found, strike_each_point
 from tests.faults.stories import (
     STORIES,
     Story,
@@ -25,6 +26,7 @@ from tests.faults.stories import (
 )
 from tests.faults.world import World
 from tests.proof import Proof
+from tests.support import without_cycle_collector
 
 CLAIM = "an exception at any moment of any call leaks nothing and leaves no lock held"
 
@@ -40,12 +42,8 @@ def _broken_reader_writer_locks_are_replaced_at_once(monkeypatch: pytest.MonkeyP
 
 @pytest.fixture(autouse=True)
 def _no_garbage_is_collected_while_a_story_is_told() -> Iterator[None]:
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    yield
-    gc.enable()
-    gc.unfreeze()
+    with without_cycle_collector():
+        yield
 
 
 @pytest.fixture
@@ -86,39 +84,30 @@ def test_an_exception_at_every_moment_leaks_nothing(
     story: Story, unraisable: list[BaseException], proof: Proof
 ) -> None:
     tell(story, 0, unraisable)  # since 3.12 the first run of a function is not seen in full
-    at = 1
-    while tell(story, at, unraisable) >= at:
-        at += 1
-    proof.shown("P7", CLAIM, "faults", at - 1, "points")
+    points = strike_each_point(lambda at: tell(story, at, unraisable))
+    proof.shown("P7", CLAIM, "faults", points, "points")
 
 
 # --- each protection, taken away, is missed -----------------------------------------------------------------------
 
 
+run_section = Sections._section_locked
+
+
 def stay_busy(self: Sections, act: Act) -> None:
-    self._busy = True
     try:
-        now = self._now()
-        if self._torn or self._returns:
-            self._mend_locked(now)
-        act(now)
-        self._round_locked(now)
+        run_section(self, act)
     except BaseException:
-        self._torn = True
+        self._busy = True
         raise
-    self._busy = False
 
 
 def say_nothing(self: Sections, act: Act) -> None:
-    self._busy = True
     try:
-        now = self._now()
-        if self._torn or self._returns:
-            self._mend_locked(now)
-        act(now)
-        self._round_locked(now)
-    finally:
-        self._busy = False
+        run_section(self, act)
+    except BaseException:
+        self._torn = False
+        raise
 
 
 def forget_whom_it_was_telling(self: News, holds: Sized) -> None:
@@ -155,11 +144,4 @@ def test_a_protection_that_is_taken_away_is_missed(
     monkeypatch.setattr(World, "patience", 0.5)
     tell(story, 0, unraisable)
     monkeypatch.setattr(owner, name, without)
-    at = 1
-    try:
-        while tell(story, at, unraisable) >= at:
-            at += 1
-    except Exception:  # noqa: BLE001 - whatever it is that fails
-        proof.missed(CLAIM, removed, at, "points")
-    else:
-        pytest.fail("nothing has shown that it was gone")
+    assert_found(lambda at: tell(story, at, unraisable), proof, CLAIM, removed)

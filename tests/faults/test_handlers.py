@@ -12,6 +12,7 @@ import pytest
 from flowctl import ConcurrencyLimit, FlowControlError, FlowController, FlowKey, Request, Ticket, sync
 from flowctl.sections import Act, Sections
 from tests.faults.moments import Moments
+from tests.faults.points import assert_found, strike_each_point
 from tests.faults.stories import STORIES, Story, a_wait_that_is_granted
 from tests.faults.world import World
 from tests.proof import Proof
@@ -61,10 +62,8 @@ def tell(story: Story, at: int, handler: Callable[[World], object]) -> int:
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
 def test_a_handler_at_any_moment_gets_nobody_stuck_and_loses_nothing(story: Story, proof: Proof) -> None:
     tell(story, 0, World.let_go)
-    at, told = 1, 0
-    while tell(story, at, HANDLERS[told % len(HANDLERS)]) >= at:
-        at, told = at + EVERY, told + 1
-    proof.shown("P7", CLAIM, "faults", told, "points")
+    struck = strike_each_point(lambda at: tell(story, at, HANDLERS[at // EVERY % len(HANDLERS)]), EVERY)
+    proof.shown("P7", CLAIM, "faults", struck, "points")
     gc.collect()
 
 
@@ -76,14 +75,8 @@ def test_a_section_that_does_not_know_its_own_thread_is_found(monkeypatch: pytes
 
     monkeypatch.setattr(World, "patience", 0.5)
     monkeypatch.setattr(Sections, "change", always_go_in)
-    at, told = 1, 0
-    try:
-        while tell(a_wait_that_is_granted, at, HANDLERS[at % len(HANDLERS)]) >= at:
-            at, told = at + 1, told + 1
-    except Exception:  # noqa: BLE001 - whatever it is that fails
-        proof.missed(CLAIM, "what a handler changes waits for the section's end", at, "points")
-    else:
-        pytest.fail("nothing has shown that it was gone")
+    removed = "what a handler changes waits for the section's end"
+    assert_found(lambda at: tell(a_wait_that_is_granted, at, HANDLERS[at % len(HANDLERS)]), proof, CLAIM, removed)
 
 
 # --- real ones: signals, and finalisers wherever something is allocated -------------------------------------------
