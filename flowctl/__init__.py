@@ -23,9 +23,9 @@ from flowctl.errors import (
     Saturated,
 )
 from flowctl.gate import ConcurrencyLimit
-from flowctl.policies.displacement import LowerPriority, Never
-from flowctl.policies.fairness import RoundRobin
-from flowctl.policies.ordering import Fcfs
+from flowctl.policies.displacement import LongestFlow, LowerPriority, Never
+from flowctl.policies.fairness import GlobalStrict, RoundRobin, WeightedFair
+from flowctl.policies.ordering import EarliestDeadline, Fcfs, SloDeadline
 from flowctl.request import FlowKey, Request, WaitingRoom
 from flowctl.stats import BandStats, CollectReport, Stats
 from flowctl.ticket import Ticket
@@ -42,6 +42,7 @@ __all__ = [
     "Config",
     "ControllerClosed",
     "Displaced",
+    "EarliestDeadline",
     "Evicted",
     "Expired",
     "ExpiredOnArrival",
@@ -49,6 +50,8 @@ __all__ = [
     "FlowControlError",
     "FlowController",
     "FlowKey",
+    "GlobalStrict",
+    "LongestFlow",
     "LowerPriority",
     "Never",
     "Outcome",
@@ -58,9 +61,11 @@ __all__ = [
     "Revoked",
     "RoundRobin",
     "Saturated",
+    "SloDeadline",
     "Stats",
     "Ticket",
     "WaitingRoom",
+    "WeightedFair",
     "__version__",
 ]
 

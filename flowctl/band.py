@@ -4,17 +4,22 @@ Start-time fair queueing over the active flows: the one with the smallest start 
 starts at the band's virtual time, so that it has neither credit nor debt from when it was idle. Equal tags go in the
 order in which the flows got them: by arrival for those that become active, and to the back of the ring for one that
 was just served. (By the arrival of their heads, two flows with equal tags could go A B B A.)
+
+Where the fairness policy goes `by_head`, a flow's tag is the ordering key of its head instead, and ties go by arrival.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, Protocol, TypeVar, final
 
 from flowctl.config import BandConfig
 from flowctl.lease import Lease, Leased, LeaseTable
+from flowctl.policies.fairness import is_metered
+from flowctl.policies.ordering import Fcfs
 from flowctl.queue import FlowQueue
 from flowctl.ticket import Ticket
 
@@ -42,12 +47,16 @@ class PriorityBand(Generic[F]):
     """
 
     __slots__ = (
-        "_ring",
+        "_by_head",
         "_horizon",
         "_last_place",
+        "_metered",
+        "_ranking",
+        "_ring",
         "backlog",
         "config",
         "flows",
+        "is_keyed",
         "lease",
         "priority",
         "queued_bytes",
@@ -60,6 +69,9 @@ class PriorityBand(Generic[F]):
         self.config = config
         self.lease = lease
         self.flows: LeaseTable[str, F] = LeaseTable()
+        self.is_keyed = not isinstance(config.ordering, Fcfs)
+        self._by_head = bool(getattr(config.fairness, "by_head", False))
+        self._metered = config.fairness if is_metered(config.fairness) else None
         # everything queued here, in order of arrival
         self.backlog: OrderedDict[int, Ticket] = OrderedDict()
         self.queued_bytes = 0
@@ -69,6 +81,9 @@ class PriorityBand(Generic[F]):
         # heap of the active flows' places; one counts only while it is its flow's own `place`
         self._ring: list[tuple[float, int, F]] = []
         self._last_place = 0
+        # heap of the flows by their share, the largest first; an entry counts only if that is still the flow's share.
+        # None until somebody has to make room, and when nobody waits
+        self._ranking: list[tuple[float, int, F]] | None = None
 
     @property
     def queued(self) -> int:
@@ -78,25 +93,67 @@ class PriorityBand(Generic[F]):
         """What is queued, the latest arrival first. The backlog must not change meanwhile."""
         return reversed(self.backlog.values())
 
+    def longest_first(self) -> Iterator[tuple[float, Ticket]]:
+        """What is queued: each time the newest of whichever flow then has the largest share, were the others gone; and
+        its flow's share without it. The backlog must not change meanwhile. The first is O(log flows).
+        """
+        if self._ranking is None:
+            self._ranking = [self._rank(place[2]) for place in self._ring if place[2].place is place]
+            heapq.heapify(self._ranking)
+        ranking = self._ranking
+        staying: dict[F, tuple[Iterator[Ticket], int, int]] = {}
+        while ranking:
+            share, number, flow = ranking[0]
+            queue = flow.queue
+            newest, requests, size = staying.get(flow) or (iter(queue.newest_first()), len(queue), queue.size)
+            if not requests:
+                heapq.heappop(ranking)
+            elif -share != self.share(requests, size):
+                heapq.heapreplace(ranking, (-self.share(requests, size), number, flow))
+            else:
+                ticket = next(newest)
+                requests, size = requests - 1, size - ticket.size
+                yield self.share(requests, size), ticket
+                if not staying:
+                    ranking = ranking.copy()  # from here on it tells of what would be
+                staying[flow] = newest, requests, size
+
+    def share(self, requests: int, size: int) -> float:
+        """How much of the band so many requests of so many bytes take: their larger part of its limits (the dominant
+        share; Ghodsi et al., "Dominant Resource Fairness", NSDI 2011).
+        """
+        most_requests, most_bytes = self.config.max_requests, self.config.max_bytes
+        return max(requests / most_requests if most_requests else 0, size / most_bytes if most_bytes else 0)
+
     def push(self, flow: F, ticket: Ticket) -> None:
-        """Queue a ticket: O(log active flows) if its flow was idle, else O(1)."""
+        """Queue a ticket: O(log active flows) if its flow was idle or has a new head, and what its queue takes."""
         flow.queue.push(ticket)
         self.backlog[ticket.serial] = ticket
         self.queued_bytes += ticket.size
         if flow.place is None:
             flow.start = max(self.virtual_time, flow.finish)
             self._place(flow)
+        elif self._by_head and flow.queue.head is ticket:
+            self._place(flow)
+        if self._ranking is not None:
+            heapq.heappush(self._ranking, self._rank(flow))
+            if len(self._ranking) > 2 * len(self.backlog) + 64:  # mostly stale
+                self._ranking = None
 
     def withdraw(self, flow: F, ticket: Ticket) -> None:
-        """Take a queued ticket out, wherever it stands: O(1)."""
+        """Take a queued ticket out, wherever it stands. Costs what it costs its queue."""
+        was_head = self._by_head and flow.queue.head is ticket
         flow.queue.withdraw(ticket)
         del self.backlog[ticket.serial]
         self.queued_bytes -= ticket.size
         if not flow.queue:
             flow.place = None
+        elif was_head:
+            self._place(flow)
         if not self.backlog:
             # capacity that was used while nobody else wanted it is not held against its flow
             self.virtual_time = max(self.virtual_time, self._horizon)
+            self._ranking = None
 
     def next_flow(self) -> F | None:
         """The active flow whose turn it is."""
@@ -108,29 +165,56 @@ class PriorityBand(Generic[F]):
             heapq.heappop(ring)
         return None
 
+    def price(self, cost: int, weight: float, metadata: Mapping[str, object] | None) -> float:
+        """What the fairness policy charges for this. Raises what the policy raises, `ValueError` for nonsense."""
+        if self._metered is not None:
+            charge = self._metered.charge(cost, weight, metadata=metadata or {})
+        else:
+            charge = self.config.fairness.charge(cost, weight)
+        if not 0 <= charge < math.inf:
+            raise ValueError(f"charge must be finite and at least 0, not {charge!r}")
+        return charge
+
     def charge(self, flow: F, charge: float) -> None:
         """Account for one dispatch of this flow, whose turn it is: O(log active flows)."""
         self.virtual_time = max(self.virtual_time, flow.start)
-        flow.start = flow.finish = flow.start + charge
+        self.correct(flow, charge)
+
+    def correct(self, flow: F, change: float) -> None:
+        """Charge a flow so much more, or less, than it was: O(log active flows)."""
+        flow.start += change
+        flow.finish = flow.start
         self._horizon = max(self._horizon, flow.finish)
-        self._place(flow)
+        if not self.backlog:
+            self.virtual_time = max(self.virtual_time, self._horizon)
+        if flow.place is not None and not self._by_head:
+            self._place(flow)
 
     def clear(self) -> None:
         """Forget what is queued; for books that are made anew."""
         for place in self._ring:
             place[2].place = None
         self._ring.clear()
+        self._ranking = None
         self.backlog.clear()
         self.queued_bytes = 0
 
     def _place(self, flow: F) -> None:
-        self._last_place += 1
-        place = (flow.start, self._last_place, flow)
+        head = flow.queue.head if self._by_head else None
+        if head is not None and head.wait is not None:
+            place = (head.wait.order, head.serial, flow)
+        else:
+            self._last_place += 1
+            place = (flow.start, self._last_place, flow)
         flow.place = place
         heapq.heappush(self._ring, place)
         if len(self._ring) > 2 * len(self.backlog) + 64:  # more stale places than live ones
             self._ring = [place for place in self._ring if place[2].place is place]
             heapq.heapify(self._ring)
+
+    def _rank(self, flow: F) -> tuple[float, int, F]:
+        self._last_place += 1
+        return -self.share(len(flow.queue), flow.queue.size), -self._last_place, flow
 
     def _check(self) -> None:
         self.lease._check()

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import islice
+from typing import Final, NamedTuple
 
 from flowctl.band import PriorityBand
 from flowctl.config import Config
 from flowctl.errors import Scope
 from flowctl.flow import Flow
 from flowctl.ledger import Ledger
-from flowctl.policies.displacement import Displacement, Never
+from flowctl.policies.displacement import Displacement, Never, Newcomer
 from flowctl.ticket import Ticket, Wait
+
+LOOKED_AT: Final = 256
+"""Of so many at most whom a policy names it is seen whether their leaving helps: the turn is held meanwhile."""
 
 
 class Room(NamedTuple):
@@ -30,12 +34,14 @@ def make_room(config: Config, ledger: Ledger, ticket: Ticket, wait: Wait, flow: 
     """See whether a request can be queued. Nobody is named in vain: all limits hold without the victims, and some
     limit would not without any one of them.
     """
+    queue, band = flow.queue, flow.band
+    newcomer = Newcomer(band.priority, band.share(len(queue) + 1, queue.size + ticket.size))
     victims: dict[int, Ticket] = {}
     exceeded: list[_Excess] = []
     for excess in _exceeded(config, ledger, ticket, wait, flow):
         exceeded.append(excess)
         try:
-            _choose(victims, excess, ledger, flow.band.priority)
+            _choose(victims, excess, ledger, newcomer)
         except Exception as error:  # noqa: BLE001 - a policy of the user's own; the caller reports it
             return Room(excess.scope, error=error)
         if not excess.is_met(victims.values()):
@@ -47,9 +53,9 @@ def make_room(config: Config, ledger: Ledger, ticket: Ticket, wait: Wait, flow: 
     return Room(victims=list(victims.values()))
 
 
-def _choose(victims: dict[int, Ticket], excess: _Excess, ledger: Ledger, priority: int) -> None:
+def _choose(victims: dict[int, Ticket], excess: _Excess, ledger: Ledger, newcomer: Newcomer) -> None:
     """Add whom the policy names, until the limit would hold."""
-    for victim in excess.policy.victims(priority, excess.among):
+    for victim in islice(excess.policy.victims(newcomer, excess.among), LOOKED_AT):
         if excess.is_met(victims.values()):
             return
         helps = excess.relieved_by(victim) and (excess.requests > 0 or victim.size)

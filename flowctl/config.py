@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from flowctl.lease import MAX_IDLE
-from flowctl.policies.displacement import Displacement, LowerPriority, Never
+from flowctl.policies.displacement import Displacement, LongestFlow, LowerPriority
 from flowctl.policies.fairness import Fairness, RoundRobin
-from flowctl.policies.ordering import Fcfs
-from flowctl.request import check_count, check_priority, check_seconds, check_ttl, shown
+from flowctl.policies.ordering import Fcfs, Ordering
+from flowctl.request import check_count, check_flow_id, check_priority, check_seconds, check_ttl, shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class BandConfig:
 
     # None only in a template
     priority: int | None = None
-    ordering: Fcfs = field(default_factory=Fcfs)
+    ordering: Ordering = field(default_factory=Fcfs)
     fairness: Fairness = field(default_factory=RoundRobin)
     # what a process can hold and still answer within a usual TTL
     max_requests: int | None = 5_000
@@ -30,9 +30,11 @@ class BandConfig:
     max_requests_per_flow: int | None = None
     max_bytes_per_flow: int | None = None
     # at the band's own limit
-    displacement: Displacement = field(default_factory=Never)
+    displacement: Displacement = field(default_factory=LongestFlow)
     # seconds in the queue; None: the global default
     default_ttl: float | None = None
+    # by flow id, for a fairness policy that minds; others weigh 1.0
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.priority is not None:
@@ -40,10 +42,10 @@ class BandConfig:
         for name in ("max_requests", "max_bytes", "max_requests_per_flow", "max_bytes_per_flow"):
             _check_limit(name, getattr(self, name))
         check_ttl(self.default_ttl, "default_ttl")
-        if not isinstance(self.ordering, Fcfs):
-            raise TypeError(f"ordering must be Fcfs(), not {shown(self.ordering)}")
+        _check_policy("ordering", self.ordering, "key")
         _check_policy("fairness", self.fairness, "charge")
         _check_policy("displacement", self.displacement, "victims")
+        object.__setattr__(self, "weights", _checked_weights(self.weights))
 
     def at(self, priority: int) -> BandConfig:
         """The configuration of a band that is made from this template."""
@@ -164,6 +166,24 @@ def _check_template(name: str, template: object) -> None:
         raise TypeError(f"{name} must be a BandConfig, not {shown(template)}")
     if template.priority is not None:
         raise ValueError(f"{name}.priority must be None (it is a template), not {template.priority}")
+
+
+def _checked_weights(weights: object) -> dict[str, float]:
+    if not isinstance(weights, Mapping):
+        raise TypeError(f"weights must be a mapping of flow id to weight, not {shown(weights)}")
+    checked: dict[str, float] = {}
+    for flow_id, weight in weights.items():
+        name = f"weights[{shown(flow_id)}]"
+        try:
+            exact = check_flow_id(flow_id)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}: {error}") from None
+        if not isinstance(weight, int | float) or isinstance(weight, bool):
+            raise TypeError(f"{name} must be a number, not {shown(weight)}")
+        if not 0 < weight < math.inf:
+            raise ValueError(f"{name} must be above 0 and finite, not {shown(weight)}")
+        checked[exact] = float(weight)
+    return checked
 
 
 def _check_limit(name: str, limit: object) -> None:

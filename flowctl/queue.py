@@ -1,21 +1,25 @@
-"""The queued tickets of one flow, in order."""
+"""The queued tickets of one flow, in order. Guarded by the turn.
+
+A queue knows two orders: that of arrival, and the one in which tickets go. `FlowQueue` is for bands where these are the
+same, `KeyedQueue` for those with another ordering policy.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final, final
+from collections.abc import Iterable
+from typing import Final
+
+from sortedcontainers import SortedDict
 
 from flowctl.ticket import Ticket
 
 _EMPTY: Final[OrderedDict[int, Ticket]] = OrderedDict()
+_EMPTY_ORDER: Final[SortedDict[tuple[float, int], Ticket]] = SortedDict()
 
 
-@final
 class FlowQueue:
-    """Tickets in order of arrival. Every operation is O(1), also a withdrawal from the middle; both ends are visible.
-
-    Guarded by the turn.
-    """
+    """Tickets in order of arrival. All of it is O(1), also a withdrawal from the middle; both ends are visible."""
 
     __slots__ = ("_tickets", "size")
 
@@ -36,6 +40,10 @@ class FlowQueue:
     def newest(self) -> Ticket | None:
         """The one that came last."""
         return next(reversed(self._tickets.values()), None)
+
+    def newest_first(self) -> Iterable[Ticket]:
+        """All of them, the latest arrival first. The queue must not change meanwhile."""
+        return reversed(self._tickets.values())
 
     def push(self, ticket: Ticket) -> None:
         if self._tickets is _EMPTY:
@@ -58,3 +66,43 @@ class FlowQueue:
         assert self.size == sum(ticket.size for ticket in self._tickets.values()), "bytes of a queue"
         assert list(self._tickets) == sorted(self._tickets), "a queue out of order"
         assert all(ticket.outcome is None for ticket in self._tickets.values()), "a settled ticket in a queue"
+
+
+class KeyedQueue(FlowQueue):
+    """Tickets by the key that the ordering policy gave them, equal ones in order of arrival: O(log queued)."""
+
+    __slots__ = ("_order",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._order = _EMPTY_ORDER
+
+    @property
+    def head(self) -> Ticket | None:
+        return self._order.peekitem(0)[1] if self._order else None
+
+    def push(self, ticket: Ticket) -> None:
+        if self._order is _EMPTY_ORDER:
+            self._order = SortedDict()
+        self._order[_key(ticket)] = ticket
+        super().push(ticket)
+
+    def withdraw(self, ticket: Ticket) -> None:
+        super().withdraw(ticket)
+        del self._order[_key(ticket)]
+        if not self._order:
+            self._order = _EMPTY_ORDER
+
+    def clear(self) -> None:
+        super().clear()
+        self._order = _EMPTY_ORDER
+
+    def _check(self) -> None:
+        super()._check()
+        assert not _EMPTY_ORDER, "the shared empty order is not empty"
+        assert set(map(id, self._order.values())) == set(map(id, self._tickets.values())), "a ticket without a place"
+        assert list(self._order) == sorted(map(_key, self._tickets.values())), "a place without its key"
+
+
+def _key(ticket: Ticket) -> tuple[float, int]:
+    return (0.0 if ticket.wait is None else ticket.wait.order), ticket.serial

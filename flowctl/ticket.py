@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Final, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, final
 
 from flowctl.errors import FlowControlError, Outcome, Scope, error_for
-from flowctl.request import FlowKey, WaitingRoom
+from flowctl.request import FlowKey, WaitingRoom, check_count
 from flowctl.sync import Parking
 
 ReleaseOutcome = Literal["ok", "dropped", "ignored"]
@@ -22,6 +22,8 @@ class Desk(Protocol):
     def release(self, ticket: Ticket, outcome: ReleaseOutcome) -> bool: ...
 
     def withdraw(self, ticket: Ticket, outcome: Outcome) -> bool: ...
+
+    def adjust(self, ticket: Ticket, cost: int | None, usage: Mapping[str, object]) -> bool: ...
 
     def is_held(self, ticket: Ticket) -> bool: ...
 
@@ -46,9 +48,11 @@ class Wait:
     __slots__ = (
         "arrived",
         "cancel",
+        "charged",
         "deadline",
         "metadata",
         "on_settled",
+        "order",
         "parking",
         "room",
         "scope",
@@ -80,6 +84,8 @@ class Wait:
         # written under the turn before the outcome is, read by anyone after
         self.settled_at = arrived
         self.scope: Scope | None = None
+        self.order = 0.0  # its key by the band's ordering policy
+        self.charged: float | None = None  # to its flow, if others had to wait for it
         self.why: BaseException | None = None
 
 
@@ -156,6 +162,17 @@ class Ticket:
         if self.outcome is None:
             raise RuntimeError("release of a ticket that is still queued: cancel() takes it out")
         return self._desk.release(self, outcome)
+
+    def adjust(self, cost: int | None = None, **usage: object) -> bool:
+        """Say what the work really cost, once that is known: its flow is charged for that instead. False if the seat
+        was given back before, or never granted.
+
+        The fairness policy charges anew, with this `cost` (None: as it was asked for) and with `usage` added to the
+        request's metadata. The seats stay what they are.
+        """
+        if cost is not None:
+            cost = check_count("cost", cost, at_least=0)
+        return self._desk.adjust(self, cost, usage)
 
     def cancel(self) -> bool:
         """Take it out of its queue; False if it was decided already. A seat is given back by `release`, not by this."""

@@ -12,7 +12,7 @@ gates runs under the lock; wake-ups, callbacks and reports come after it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, final
 
 from flowctl import sync
@@ -164,6 +164,8 @@ class Turn(Sections):
         if wait.deadline == wait.arrived:  # it may not wait
             return Outcome.REJECTED_SATURATED
         self._expire_locked(now)  # nor does anybody behind it, but for those whose own threads are late
+        if flow.band.is_keyed:
+            wait.order = self._order_locked(flow.band, wait)
         room = make_room(self._config, ledger, ticket, wait, flow)
         if room.error is not None:
             self.news.incident("displacement policy", room.error)
@@ -268,6 +270,25 @@ class Turn(Sections):
         hold = self.ledger.holds.get(ticket.serial)
         return hold is not None and not hold.returned
 
+    def adjust(self, ticket: Ticket, cost: int | None, usage: Mapping[str, object]) -> bool:
+        """Charge a ticket that is in flight anew; False if it is not. One that nobody waited for was never charged."""
+        in_flight = False
+
+        def act(now: float) -> None:
+            nonlocal in_flight
+            wait, hold = ticket.wait, self.ledger.holds.get(ticket.serial)
+            in_flight = hold is not None and hold.cost > 0 and not hold.returned
+            if hold is None or wait is None or wait.charged is None or not in_flight:
+                return
+            metadata = {**(wait.metadata or {}), **usage}
+            charge = self._price_locked(hold.flow, ticket.cost if cost is None else cost, metadata)
+            if charge is not None:
+                hold.flow.band.correct(hold.flow, charge - wait.charged)
+                wait.charged = charge
+
+        self.change(act)
+        return in_flight
+
     # --- deciding --------------------------------------------------------------------------------------------------
 
     def change_gate(self, act: Act) -> None:
@@ -302,25 +323,34 @@ class Turn(Sections):
             if not self._has_room_locked(ticket.cost, band.priority):
                 self._owed = False
                 return  # the head waits, and so do all behind it and below it: nobody overtakes
-            charge = self._charge_locked(band, ticket)
+            charge = self._price_locked(flow, ticket.cost, ticket.wait.metadata)
             if charge is None:
                 skipped.add(band)
                 continue
             band.charge(flow, charge)
+            ticket.wait.charged = charge
             ledger.dequeue(ticket, ticket.wait, flow)
             self._grant_locked(ticket, ledger.holds[ticket.serial], ticket.wait, now)
         self._owed = True
 
-    def _charge_locked(self, band: PriorityBand[Flow], ticket: Ticket) -> float | None:
+    def _price_locked(self, flow: Flow, cost: int, metadata: Mapping[str, object] | None) -> float | None:
         """What the band's policy charges for a dispatch; None, and an incident, if it raises or returns nonsense."""
         try:
-            charge = band.config.fairness.charge(ticket.cost, 1.0)
-            if not 0 <= charge < math.inf:
-                raise ValueError(f"charge must be finite and at least 0, not {charge!r}")
+            return flow.band.price(cost, flow.band.config.weights.get(flow.id, 1.0), metadata)
         except Exception as error:  # noqa: BLE001 - a policy of the user's own; it is reported
             self.news.incident("fairness policy", error)
             return None
-        return charge
+
+    def _order_locked(self, band: PriorityBand[Flow], wait: Wait) -> float:
+        """A request's key by the band's ordering policy; last, and an incident, if that raises or returns nonsense."""
+        try:
+            key = float(band.config.ordering.key(wait))
+            if math.isnan(key):
+                raise ValueError("an ordering key must not be NaN")
+        except Exception as error:  # noqa: BLE001 - a policy of the user's own; it is reported
+            self.news.incident("ordering policy", error)
+            return math.inf
+        return key
 
     def _has_room_locked(self, cost: int, priority: int) -> bool:
         """Do all gates agree? A gate that raises does not."""

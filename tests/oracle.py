@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from flowctl import BandConfig, BandStats, CollectReport, Config, FlowKey, Never, Outcome, Stats
-from flowctl.policies.displacement import Backlog, Displacement, Queued
+from flowctl.policies.displacement import Backlog, Displacement, Newcomer, Queued
 
 Q = TypeVar("Q", bound=Queued)
 
@@ -20,7 +20,7 @@ Q = TypeVar("Q", bound=Queued)
 class NewestOfTheBand:
     """At a band's limit its newest make room: a policy that only tests would want."""
 
-    def victims(self, priority: int, backlogs: Sequence[Backlog[Q]]) -> Iterator[Q]:
+    def victims(self, newcomer: Newcomer, backlogs: Sequence[Backlog[Q]]) -> Iterator[Q]:
         return iter([ticket for backlog in backlogs for ticket in backlog.newest_first()])
 
 

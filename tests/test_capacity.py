@@ -32,8 +32,8 @@ def queue(controller: FlowController, flow: str, *, priority: int = 0, size: int
 LIMITS = {
     ("flow", "requests"): Config(default_band=BandConfig(max_requests_per_flow=3)),
     ("flow", "bytes"): Config(default_band=BandConfig(max_bytes_per_flow=30)),
-    ("band", "requests"): Config(default_band=BandConfig(max_requests=3)),
-    ("band", "bytes"): Config(default_band=BandConfig(max_bytes=30)),
+    ("band", "requests"): Config(default_band=BandConfig(max_requests=3, displacement=Never())),
+    ("band", "bytes"): Config(default_band=BandConfig(max_bytes=30, displacement=Never())),
     ("global", "requests"): Config(max_requests=3),
     ("global", "bytes"): Config(max_bytes=30),
 }

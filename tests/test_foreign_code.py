@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from flowctl import BandConfig, ConcurrencyLimit, Config, FlowController, FlowKey, Outcome, QueueFull, Request
-from flowctl.policies.displacement import Backlog, T
+from flowctl.policies.displacement import Backlog, Newcomer, T
 from flowctl.testing import FakeClock
 from flowctl.ticket import ReleaseOutcome, Ticket
 from tests.support import MakeController, Spawn
@@ -18,7 +18,7 @@ from tests.test_flows import BoomError
 
 
 class RaisingDisplacement:
-    def victims(self, priority: int, backlogs: Sequence[Backlog[T]]) -> Iterator[T]:
+    def victims(self, newcomer: Newcomer, backlogs: Sequence[Backlog[T]]) -> Iterator[T]:
         raise BoomError
 
 

@@ -22,7 +22,7 @@ from flowctl import (
     WaitingRoom,
 )
 from flowctl.flow import Flow
-from flowctl.policies.displacement import Backlog, Queued
+from flowctl.policies.displacement import Backlog, Newcomer, Queued
 from flowctl.testing import FakeClock
 from flowctl.ticket import Hold
 from tests.support import GateOver, MakeController, Spawn
@@ -122,7 +122,7 @@ def test_a_displacement_policy_that_dies_in_a_handlers_request_tells_it_and_pois
     make_controller: MakeController, gate: Intruder
 ) -> None:
     class Deadly:
-        def victims(self, priority: int, backlogs: object) -> Iterator[Ticket]:
+        def victims(self, newcomer: Newcomer, backlogs: object) -> Iterator[Ticket]:
             raise Interrupted
 
     controller = make_controller(Config(max_requests=1, displacement=Deadly()), gate=gate)  # type: ignore[arg-type]
@@ -369,7 +369,7 @@ def test_a_policy_that_names_strangers_displaces_nobody(make_controller: MakeCon
     strangers: list[Queued] = []
 
     class Confused:
-        def victims(self, priority: int, backlogs: list[Backlog[Ticket]]) -> Iterator[Queued]:
+        def victims(self, newcomer: Newcomer, backlogs: list[Backlog[Ticket]]) -> Iterator[Queued]:
             return iter(strangers)
 
     controller = make_controller(Config(max_requests=1, displacement=Confused()), limit=2)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """The queue of one flow."""
 
 import random
+from collections.abc import Mapping
 
 import pytest
 
@@ -16,6 +17,9 @@ class NoDesk:
         return False
 
     def withdraw(self, ticket: Ticket, outcome: Outcome) -> bool:
+        return False
+
+    def adjust(self, ticket: Ticket, cost: int | None, usage: Mapping[str, object]) -> bool:
         return False
 
     def is_held(self, ticket: Ticket) -> bool:

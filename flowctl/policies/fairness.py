@@ -6,15 +6,30 @@ queueing; Goyal, Vin and Cheng, "Start-time Fair Queuing", SIGCOMM 1996). So a f
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import ClassVar, Protocol, TypeGuard, final
 
 
 class Fairness(Protocol):
-    """Says by how much a dispatch moves its flow back."""
+    """Says by how much a dispatch moves its flow back. With a true `by_head` it is not charges that decide, but the
+    ordering key of each flow's head.
+    """
 
     def charge(self, cost: int, weight: float) -> float:
-        """A finite number >= 0: what one dispatch of `cost` seats is charged to a flow of this weight."""
+        """A finite number >= 0: what one dispatch of `cost` is charged to a flow of this weight."""
+
+
+class MeteredFairness(Protocol):
+    """A `Fairness` that also reads what a request says about itself, and what `Ticket.adjust` says of it later."""
+
+    def charge(self, cost: int, weight: float, metadata: Mapping[str, object] = ...) -> float: ...
+
+
+def is_metered(policy: Fairness) -> TypeGuard[MeteredFairness]:
+    """Does it take `metadata`?"""
+    return "metadata" in inspect.signature(policy.charge).parameters
 
 
 @final
@@ -28,3 +43,27 @@ class RoundRobin:
 
     def charge(self, cost: int, weight: float) -> float:
         return 1
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class WeightedFair:
+    """Every flow what it weighs: in the long run, costs are served in proportion to the weights.
+
+    >>> WeightedFair().charge(cost=5, weight=2.0)
+    2.5
+    """
+
+    def charge(self, cost: int, weight: float) -> float:
+        return cost / weight
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class GlobalStrict:
+    """No fairness between flows: the best head of all of them goes, as the band's ordering has it."""
+
+    by_head: ClassVar[bool] = True
+
+    def charge(self, cost: int, weight: float) -> float:
+        return 0

@@ -13,7 +13,7 @@ import pytest
 from flowctl import BandConfig, ConcurrencyLimit, Config, FlowController, FlowKey, LowerPriority, Request, RoundRobin
 from flowctl.incidents import Incidents
 from flowctl.news import News
-from flowctl.policies.displacement import Backlog, T
+from flowctl.policies.displacement import Backlog, Newcomer, T
 from flowctl.ticket import ReleaseOutcome, Ticket
 from tests.faults.points import assert_found, strike_each_point
 from tests.faults.world import Asked, World
@@ -82,9 +82,9 @@ class ForeignDisplacement:
     def __init__(self, out: CallOuts) -> None:
         self.out = out
 
-    def victims(self, priority: int, backlogs: Sequence[Backlog[T]]) -> Iterator[T]:
+    def victims(self, newcomer: Newcomer, backlogs: Sequence[Backlog[T]]) -> Iterator[T]:
         self.out("displacement.victims")
-        for victim in LowerPriority().victims(priority, backlogs):
+        for victim in LowerPriority().victims(newcomer, backlogs):
             self.out("displacement.victims, the next")
             yield victim
 

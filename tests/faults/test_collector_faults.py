@@ -14,7 +14,7 @@ from flowctl import BandConfig, ConcurrencyLimit, Config, Expired, FlowControlle
 from flowctl.clock import MonotonicClock
 from flowctl.collector import Collector
 from flowctl.ledger import Ledger
-from flowctl.policies.displacement import Backlog, T
+from flowctl.policies.displacement import Backlog, Newcomer, T
 from flowctl.registry import FlowRegistry
 from flowctl.shard import Shard
 from flowctl.state import State
@@ -255,7 +255,7 @@ class DeadFairness:
 
 
 class DeadDisplacement:
-    def victims(self, priority: int, backlogs: Sequence[Backlog[T]]) -> Iterator[T]:
+    def victims(self, newcomer: Newcomer, backlogs: Sequence[Backlog[T]]) -> Iterator[T]:
         raise BoomError
 
 

@@ -16,7 +16,7 @@ from typing import Final, final
 
 from flowctl import BandConfig, ConcurrencyLimit, Config, FlowControlError, FlowController, FlowKey, Request, Ticket
 from flowctl.gate import Change
-from flowctl.policies.displacement import Backlog, LowerPriority, T
+from flowctl.policies.displacement import Backlog, LowerPriority, Newcomer, T
 from flowctl.request import WaitingRoom
 from flowctl.ticket import ReleaseOutcome
 
@@ -71,9 +71,9 @@ class ForeignCode:
         self.maybe_raise("fairness")
         return cost / weight
 
-    def victims(self, priority: int, backlogs: Sequence[Backlog[T]]) -> Iterator[T]:
+    def victims(self, newcomer: Newcomer, backlogs: Sequence[Backlog[T]]) -> Iterator[T]:
         self.maybe_raise("displacement")
-        return LowerPriority().victims(priority, backlogs)
+        return LowerPriority().victims(newcomer, backlogs)
 
 
 class Thread(ABC):

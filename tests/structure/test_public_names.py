@@ -20,6 +20,7 @@ PUBLIC = {
     "Config",
     "ControllerClosed",
     "Displaced",
+    "EarliestDeadline",
     "Evicted",
     "Expired",
     "ExpiredOnArrival",
@@ -27,6 +28,8 @@ PUBLIC = {
     "FlowControlError",
     "FlowController",
     "FlowKey",
+    "GlobalStrict",
+    "LongestFlow",
     "LowerPriority",
     "Never",
     "Outcome",
@@ -36,9 +39,11 @@ PUBLIC = {
     "Revoked",
     "RoundRobin",
     "Saturated",
+    "SloDeadline",
     "Stats",
     "Ticket",
     "WaitingRoom",
+    "WeightedFair",
     "__version__",
 }
 
