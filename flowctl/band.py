@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, Protocol, TypeVar, final
 
 from flowctl.config import BandConfig
+from flowctl.drain import DrainRate
 from flowctl.lease import Lease, Leased, LeaseTable
 from flowctl.policies.fairness import is_metered
 from flowctl.policies.ordering import Fcfs
@@ -53,8 +54,10 @@ class PriorityBand(Generic[F]):
         "_metered",
         "_ranking",
         "_ring",
+        "active",
         "backlog",
         "config",
+        "drained",
         "flows",
         "is_keyed",
         "lease",
@@ -75,11 +78,13 @@ class PriorityBand(Generic[F]):
         # everything queued here, in order of arrival
         self.backlog: OrderedDict[int, Ticket] = OrderedDict()
         self.queued_bytes = 0
+        self.drained = DrainRate()
         self.virtual_time: float = 0
         # the largest finish tag of any flow
         self._horizon: float = 0
         # heap of the active flows' places; one counts only while it is its flow's own `place`
         self._ring: list[tuple[float, int, F]] = []
+        self.active = 0  # flows in the ring
         self._last_place = 0
         # heap of the flows by their share, the largest first; an entry counts only if that is still the flow's share.
         # None until somebody has to make room, and when nobody waits
@@ -131,6 +136,7 @@ class PriorityBand(Generic[F]):
         self.backlog[ticket.serial] = ticket
         self.queued_bytes += ticket.size
         if flow.place is None:
+            self.active += 1
             flow.start = max(self.virtual_time, flow.finish)
             self._place(flow)
         elif self._by_head and flow.queue.head is ticket:
@@ -148,6 +154,7 @@ class PriorityBand(Generic[F]):
         self.queued_bytes -= ticket.size
         if not flow.queue:
             flow.place = None
+            self.active -= 1
         elif was_head:
             self._place(flow)
         if not self.backlog:
@@ -195,6 +202,7 @@ class PriorityBand(Generic[F]):
         for place in self._ring:
             place[2].place = None
         self._ring.clear()
+        self.active = 0
         self._ranking = None
         self.backlog.clear()
         self.queued_bytes = 0
@@ -219,7 +227,7 @@ class PriorityBand(Generic[F]):
     def _check(self) -> None:
         self.lease._check()
         live = [place[2] for place in self._ring if place[2].place is place]
-        assert len(set(map(id, live))) == len(live), "a flow twice in the ring"
+        assert len(set(map(id, live))) == len(live) == self.active, "active flows"
         assert sum(len(flow.queue) for flow in live) == len(self.backlog), "active flows against the backlog"
         assert self.queued_bytes == sum(ticket.size for ticket in self.backlog.values()), "bytes of a band"
         for flow in live:

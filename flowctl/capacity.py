@@ -27,6 +27,7 @@ class Room(NamedTuple):
 
     full: Scope | None = None
     victims: Sequence[Ticket] = ()
+    tripped: Sequence[Scope] = ()  # all limits that it would exceed, if one keeps it out
     error: Exception | None = None  # what a displacement policy raised: then nobody leaves
 
 
@@ -34,18 +35,20 @@ def make_room(config: Config, ledger: Ledger, ticket: Ticket, wait: Wait, flow: 
     """See whether a request can be queued. Nobody is named in vain: all limits hold without the victims, and some
     limit would not without any one of them.
     """
+    exceeded = list(_exceeded(config, ledger, ticket, wait, flow))
+    if not exceeded:
+        return Room()
+    tripped = [excess.scope for excess in exceeded]
     queue, band = flow.queue, flow.band
     newcomer = Newcomer(band.priority, band.share(len(queue) + 1, queue.size + ticket.size))
     victims: dict[int, Ticket] = {}
-    exceeded: list[_Excess] = []
-    for excess in _exceeded(config, ledger, ticket, wait, flow):
-        exceeded.append(excess)
+    for excess in exceeded:
         try:
             _choose(victims, excess, ledger, newcomer)
         except Exception as error:  # noqa: BLE001 - a policy of the user's own; the caller reports it
-            return Room(excess.scope, error=error)
+            return Room(excess.scope, tripped=tripped, error=error)
         if not excess.is_met(victims.values()):
-            return Room(excess.scope)
+            return Room(excess.scope, tripped=tripped)
     for serial in tuple(victims):  # a large one may have made the smaller ones before it needless
         victim = victims.pop(serial)
         if not all(excess.is_met(victims.values()) for excess in exceeded):

@@ -88,6 +88,8 @@ class Config:
     gc_interval: float | None = None
     # contention on who exists, never who goes next
     shards: int = 4
+    # refuse who would wait for longer than its ttl, as far as that can be told, instead of letting it wait in vain
+    refuse_doomed: bool = False
     # at the global limit
     displacement: Displacement = field(default_factory=LowerPriority)
 
@@ -99,6 +101,8 @@ class Config:
         _check_seconds_at_least("max_ttl", self.max_ttl, 0.0)
         self._check_collection()
         check_count("shards", self.shards, at_least=1)
+        if not isinstance(self.refuse_doomed, bool):
+            raise TypeError(f"refuse_doomed must be a bool, not {shown(self.refuse_doomed)}")
         _check_policy("displacement", self.displacement, "victims")
 
     def _check_bands(self) -> None:

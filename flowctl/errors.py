@@ -7,8 +7,8 @@ from typing import Literal
 
 from flowctl.request import FlowKey
 
-Scope = Literal["flow", "band", "global", "threads", "threads per flow"]
-"""Which limit was met."""
+Scope = Literal["flow", "band", "global", "threads", "threads per flow", "ttl"]
+"""Which limit was met; "ttl": the wait would have been longer than the request's (`Config.refuse_doomed`)."""
 
 
 @enum.unique

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, final
 
 from flowctl.band import PriorityBand
+from flowctl.drain import DrainRate
 from flowctl.flow import Flow
 from flowctl.lease import MARKED_FOR_DELETION, ONE_PIN, PINNABLE_BELOW, STAMP_MASK
 from flowctl.request import WaitingRoom
@@ -39,6 +40,7 @@ class Ledger:
         "waiting_of",
         "closed",
         "dispatched",
+        "drained",
         "evicted",
         "holds",
         "in_flight",
@@ -67,6 +69,7 @@ class Ledger:
         # of the queued tickets whose client may leave: how to ask
         self.probed: dict[int, Callable[[], object]] = {}
         self.closed = False
+        self.drained = DrainRate()  # all bands
         self.dispatched = 0
         self.rejected = 0
         self.evicted = 0

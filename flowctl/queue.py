@@ -45,6 +45,12 @@ class FlowQueue:
         """All of them, the latest arrival first. The queue must not change meanwhile."""
         return reversed(self._tickets.values())
 
+    def ahead(self, ticket: Ticket) -> int:
+        """How many go before it; all that are queued, if it is still to come. O(that many)."""
+        if ticket.serial not in self._tickets:
+            return len(self._tickets)
+        return next(place for place, serial in enumerate(self._tickets) if serial == ticket.serial)
+
     def push(self, ticket: Ticket) -> None:
         if self._tickets is _EMPTY:
             self._tickets = OrderedDict()
@@ -80,6 +86,9 @@ class KeyedQueue(FlowQueue):
     @property
     def head(self) -> Ticket | None:
         return self._order.peekitem(0)[1] if self._order else None
+
+    def ahead(self, ticket: Ticket) -> int:
+        return self._order.bisect_left(_key(ticket))
 
     def push(self, ticket: Ticket) -> None:
         if self._order is _EMPTY_ORDER:

@@ -12,6 +12,8 @@ from flowctl.errors import FlowControlError, Outcome, Scope, error_for
 from flowctl.request import FlowKey, WaitingRoom, check_count
 from flowctl.sync import Parking
 
+_WHY_ITS_TTL: Final = "the queue is too long for its ttl"
+
 ReleaseOutcome = Literal["ok", "dropped", "ignored"]
 State = Literal["queued", "dispatched", "released", "refused"]
 
@@ -26,6 +28,10 @@ class Desk(Protocol):
     def adjust(self, ticket: Ticket, cost: int | None, usage: Mapping[str, object]) -> bool: ...
 
     def is_held(self, ticket: Ticket) -> bool: ...
+
+    def ahead(self, ticket: Ticket) -> int | None: ...
+
+    def estimated_wait(self, ticket: Ticket) -> float | None: ...
 
 
 class Keyed(Protocol):
@@ -54,6 +60,7 @@ class Wait:
         "on_settled",
         "order",
         "parking",
+        "retry_after",
         "room",
         "scope",
         "settled_at",
@@ -84,6 +91,7 @@ class Wait:
         # written under the turn before the outcome is, read by anyone after
         self.settled_at = arrived
         self.scope: Scope | None = None
+        self.retry_after: float | None = None  # seconds
         self.order = 0.0  # its key by the band's ordering policy
         self.charged: float | None = None  # to its flow, if others had to wait for it
         self.why: BaseException | None = None
@@ -136,16 +144,34 @@ class Ticket:
         return 0.0 if self.wait is None else self.wait.settled_at - self.wait.arrived
 
     @property
+    def position(self) -> int | None:
+        """Its place in its flow's queue, 1 being the next; None unless it is queued. O(position)."""
+        ahead = self._desk.ahead(self)
+        return None if ahead is None else ahead + 1
+
+    @property
+    def estimated_wait(self) -> float | None:
+        """Seconds that it will still be queued, if all goes on as it did; None unless it is queued, and as long as
+        nothing is known (the first second in which anybody waits).
+        """
+        return self._desk.estimated_wait(self)
+
+    @property
     def error(self) -> FlowControlError | None:
         """Why it was refused, as a new exception to raise; None if it was not."""
         outcome = self.outcome
         if outcome is None or outcome is Outcome.DISPATCHED:
             return None
-        scope = None if self.wait is None else self.wait.scope
+        wait = self.wait
+        scope = None if wait is None else wait.scope
         error = error_for(outcome)(
-            f"the queue is full ({scope} limit)" if scope else "", key=self.key, waited=self.waited, scope=scope
+            "" if scope is None else _WHY_ITS_TTL if scope == "ttl" else f"the queue is full ({scope} limit)",
+            key=self.key,
+            waited=self.waited,
+            retry_after=None if wait is None else wait.retry_after,
+            scope=scope,
         )
-        error.__cause__ = None if self.wait is None else self.wait.why
+        error.__cause__ = None if wait is None else wait.why
         return error
 
     def release(self, outcome: ReleaseOutcome | None = None) -> bool:

@@ -21,6 +21,7 @@ from flowctl.capacity import make_room
 from flowctl.clock import Clock
 from flowctl.config import Config
 from flowctl.errors import Outcome
+from flowctl.estimate import retry_after, wait_behind
 from flowctl.flow import Flow
 from flowctl.gate import Gate
 from flowctl.lease import ONE_PIN, PINNABLE_BELOW, STAMP_MASK, to_ms
@@ -30,6 +31,8 @@ from flowctl.sections import Act, Sections
 from flowctl.ticket import Hold, ReleaseOutcome, Ticket, Wait
 
 _DISPATCHED: Final = Outcome.DISPATCHED  # bound once: on 3.11 each look at an enum's member costs 100 ns
+
+_TRY_AGAIN: Final = (Outcome.EVICTED_TTL, Outcome.EVICTED_DISPLACED)
 
 SETTLED_A_SECTION: Final = 64
 """After so many the lock is offered to others, and the round goes on after them."""
@@ -161,9 +164,19 @@ class Turn(Sections):
         if priority > ledger.top and self._has_room_locked(ticket.cost, priority):
             self._grant_locked(ticket, hold, wait, now)
             return None
-        if wait.deadline == wait.arrived:  # it may not wait
+        return self._queue_locked(ticket, wait, flow, now)
+
+    def _queue_locked(self, ticket: Ticket, wait: Wait, flow: Flow, now: float) -> Outcome | None:
+        """Queue a ticket, if it may wait and there is room, or room is made; or why not."""
+        ledger = self.ledger
+        if wait.deadline == wait.arrived:
+            wait.retry_after = retry_after(["band"], ledger, flow, now)
             return Outcome.REJECTED_SATURATED
         self._expire_locked(now)  # nor does anybody behind it, but for those whose own threads are late
+        if not ledger.queued:
+            ledger.drained.begin(now)
+        if not flow.band.queued:
+            flow.band.drained.begin(now)
         if flow.band.is_keyed:
             wait.order = self._order_locked(flow.band, wait)
         room = make_room(self._config, ledger, ticket, wait, flow)
@@ -171,11 +184,23 @@ class Turn(Sections):
             self.news.incident("displacement policy", room.error)
         if room.full is not None:
             wait.scope = room.full
+            wait.retry_after = retry_after(room.tripped, ledger, flow, now)
+            return Outcome.REJECTED_CAPACITY
+        if self._config.refuse_doomed and self._is_doomed_locked(ticket, wait, flow, now):
             return Outcome.REJECTED_CAPACITY
         for victim in room.victims:
             self._evict_locked(victim, Outcome.EVICTED_DISPLACED, now)
         ledger.enqueue(ticket, wait, flow)
         return None
+
+    def _is_doomed_locked(self, ticket: Ticket, wait: Wait, flow: Flow, now: float) -> bool:
+        """Will its deadline come before its turn?"""
+        estimate = wait_behind(flow.queue.ahead(ticket), flow, now)
+        if estimate is None or now + estimate <= wait.deadline:
+            return False
+        wait.scope = "ttl"
+        wait.retry_after = retry_after(["flow"], self.ledger, flow, now)
+        return True
 
     def refusal(self, wait: Wait, now: float) -> Outcome | None:
         """Why it would be refused whatever its flow; None if that is not sure yet. Takes no lock."""
@@ -289,6 +314,23 @@ class Turn(Sections):
         self.change(act)
         return in_flight
 
+    def ahead(self, ticket: Ticket) -> int | None:
+        """How many of its flow go before a queued ticket; None if it is not queued."""
+        return self.read(lambda ledger: self._ahead_locked(ticket))
+
+    def estimated_wait(self, ticket: Ticket) -> float | None:
+        """Seconds until a queued ticket's turn, as far as that can be told."""
+
+        def look(ledger: Ledger) -> float | None:
+            ahead = self._ahead_locked(ticket)
+            return None if ahead is None else wait_behind(ahead, ledger.holds[ticket.serial].flow, self._now())
+
+        return self.read(look)
+
+    def _ahead_locked(self, ticket: Ticket) -> int | None:
+        queued = self.ledger.queued_ticket(ticket.serial) is ticket
+        return self.ledger.holds[ticket.serial].flow.queue.ahead(ticket) if queued else None
+
     # --- deciding --------------------------------------------------------------------------------------------------
 
     def change_gate(self, act: Act) -> None:
@@ -330,6 +372,8 @@ class Turn(Sections):
             band.charge(flow, charge)
             ticket.wait.charged = charge
             ledger.dequeue(ticket, ticket.wait, flow)
+            band.drained.count(now)
+            ledger.drained.count(now)
             self._grant_locked(ticket, ledger.holds[ticket.serial], ticket.wait, now)
         self._owed = True
 
@@ -385,6 +429,8 @@ class Turn(Sections):
             return False
         hold = ledger.holds.get(ticket.serial)
         if hold is not None:  # else it is in no book: an exception kept it from arriving, or this is a forked child
+            if outcome in _TRY_AGAIN:
+                wait.retry_after = retry_after(["band"], ledger, hold.flow, now)
             ledger.dequeue(ticket, wait, hold.flow)
         wait.settled_at = now
         ledger.evicted += 1

@@ -25,6 +25,12 @@ class NoDesk:
     def is_held(self, ticket: Ticket) -> bool:
         return False
 
+    def ahead(self, ticket: Ticket) -> int | None:
+        return None
+
+    def estimated_wait(self, ticket: Ticket) -> float | None:
+        return None
+
 
 def ticket_of(serial: int, size: int = 0) -> Ticket:
     ticket = Ticket(NoDesk(), Unborn(FlowKey("a")), 1, size)

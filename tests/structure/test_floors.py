@@ -20,6 +20,7 @@ FLOORS = (
     (
         "lease",
         "wheel",
+        "drain",
         "policies",
         "policies.ordering",
         "policies.fairness",
@@ -33,7 +34,7 @@ FLOORS = (
     ("band",),
     ("flow",),
     ("shard", "ledger"),
-    ("capacity", "sections"),
+    ("capacity", "estimate", "sections"),
     ("registry", "turn"),
     ("collector",),
     ("state",),
