@@ -60,6 +60,7 @@ class PriorityBand(Generic[F]):
         "drained",
         "flows",
         "is_keyed",
+        "is_retired",
         "lease",
         "priority",
         "queued_bytes",
@@ -75,6 +76,8 @@ class PriorityBand(Generic[F]):
         self.is_keyed = not isinstance(config.ordering, Fcfs)
         self._by_head = bool(getattr(config.fairness, "by_head", False))
         self._metered = config.fairness if is_metered(config.fairness) else None
+        # written under the turn, read by anyone: takes no new request any more
+        self.is_retired = False
         # everything queued here, in order of arrival
         self.backlog: OrderedDict[int, Ticket] = OrderedDict()
         self.queued_bytes = 0

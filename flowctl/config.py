@@ -88,6 +88,10 @@ class Config:
     gc_interval: float | None = None
     # contention on who exists, never who goes next
     shards: int = 4
+    # bounds what made-up flow ids can cost: at this many the longest-idle one goes first. None: no limit
+    max_flows: int | None = 10_000
+    # if none is idle then, new ids share so many flows in each band
+    overflow_flows: int = 64
     # refuse who would wait for longer than its ttl, as far as that can be told, instead of letting it wait in vain
     refuse_doomed: bool = False
     # at the global limit
@@ -101,6 +105,8 @@ class Config:
         _check_seconds_at_least("max_ttl", self.max_ttl, 0.0)
         self._check_collection()
         check_count("shards", self.shards, at_least=1)
+        _check_limit("max_flows", self.max_flows)
+        check_count("overflow_flows", self.overflow_flows, at_least=1)
         if not isinstance(self.refuse_doomed, bool):
             raise TypeError(f"refuse_doomed must be a bool, not {shown(self.refuse_doomed)}")
         _check_policy("displacement", self.displacement, "victims")
@@ -135,11 +141,8 @@ class Config:
         elif check_seconds("gc_interval", self.gc_interval) <= 0:
             raise ValueError(f"gc_interval must be above 0, not {self.gc_interval}")
 
-    def band_at(self, priority: int) -> BandConfig:
-        """The configuration of the band at this priority: its own, or made from a template."""
-        for band in self.bands:
-            if band.priority == priority:
-                return band
+    def template_for(self, priority: int) -> BandConfig:
+        """The configuration of a band that is not configured, made from the template for its priority."""
         template = self.negative_band if priority < 0 and self.negative_band is not None else self.default_band
         return template.at(priority)
 

@@ -6,6 +6,7 @@ import math
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Self, final
@@ -222,7 +223,15 @@ class FlowController:
         while not arrived:
             flow = found
             if flow is None:
-                key = FlowKey(key.id, registry.nearest(key.priority))
+                priority = registry.founded.nearest(key.priority)
+                if priority is None:
+                    wait.why = LookupError("no band takes requests: all are retired")
+                    state.turn.refuse(ticket, Outcome.REJECTED_OTHER)
+                    return
+                key = FlowKey(key.id, priority)
+                flow = registry.find(key)
+            if flow is None:
+                key = registry.key_for(key)
                 flow = registry.find(key)
             if flow is None:
                 arrived = self._arrive_at_new_flow(state, ticket, wait, key)
@@ -245,7 +254,7 @@ class FlowController:
         """The same where the flow has to be created; False if that has to be tried again."""
         turn = state.turn
         band = state.bands.get(key.priority)
-        limits = self._config.band_at(key.priority) if band is None else band.config
+        limits = state.registry.founded.config_at(key.priority) if band is None else band.config
         wait.deadline = self._config.deadline(wait.arrived, wait.ttl, limits.default_ttl)
         refusal = turn.refusal(wait, self._clock.now())
         if refusal is not None:  # for a request that has no chance nothing is created
@@ -289,7 +298,7 @@ class FlowController:
         """A snapshot. Each number is exact; those of flows may be a moment older than those of requests."""
         registry, turn = self._state.registry, self._state.turn
         flows: Counter[int] = Counter()
-        for shard in registry.shards:
+        for shard in registry.topology.shards:
             flows.update(shard.counts())
         bands = sorted(registry.bands.entries.copy().items(), reverse=True)
 
@@ -317,10 +326,11 @@ class FlowController:
                     )
                     for priority, band in bands
                 },
-                shards=len(registry.shards),
+                shards=len(registry.topology.live),
                 dispatched=ledger.dispatched,
                 rejected=ledger.rejected,
                 evicted=ledger.evicted,
+                folded=registry.folded.load(),
                 abandoned=turn.abandoned,
                 repairs=turn.repairs,
                 incidents=self._incidents.count,
@@ -336,6 +346,15 @@ class FlowController:
     def bands(self) -> list[int]:
         """The priorities that have a band, the highest first."""
         return sorted(self._state.bands.copy(), reverse=True)
+
+    # --- changing --------------------------------------------------------------------------------------------------
+
+    def resize(self, shards: int) -> None:
+        """Change the number of shards. New flows go by the new number, existing ones stay where they are until they are
+        collected; no request is lost, refused or reordered by it. Raises `TypeError` or `ValueError`.
+        """
+        self._config = replace(self._config, shards=shards)
+        self._state.registry.topology.resize(self._config.shards)
 
     # --- upkeep ----------------------------------------------------------------------------------------------------
 

@@ -1,40 +1,46 @@
-"""Who exists: creates flows and bands when they are first asked for, and takes them away when they were idle.
+"""Who exists: creates flows when they are first asked for, and takes them away when they were idle.
 
 R1  A flow is finalised once, by whoever flips its `detached` under its shard's lock; that call gives the band's lease
     back, last.
 R2  A band's lease has a pin for each flow that was built and not finalised, and one more if it is configured.
-R3  Nothing that is built gets lost: a new flow is handed to the collector before anybody can see it, and stays with
-    it until it is finalised.
+R3  Nothing that is built gets lost: a new flow is filed to be looked at before anybody can see it, and stays filed
+    until it is finalised.
+R4  With `max_flows` flows in existence no new one is created, but for the overflow flows and those with a weight.
 
-Lock order: the founding of a band; a shard's lock, a table's mutex, words. Never under the turn.
+Lock order: the founding of a band; the order of the idle; a shard's lock, a table's mutex, words. Never under the turn.
 """
 
 from __future__ import annotations
 
+import math
 import weakref
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from typing import final
+from typing import Final, final
 
 from flowctl import sync
 from flowctl.atomic import CellWord, SectionWord
 from flowctl.band import PriorityBand
+from flowctl.bands import Bands
 from flowctl.clock import Clock
 from flowctl.config import Config
 from flowctl.flow import Flow
-from flowctl.lease import MARKED_FOR_DELETION, ONE_PIN, Lease, LeaseTable, born
-from flowctl.request import FlowKey
-from flowctl.shard import Shard
+from flowctl.lease import MARKED_FOR_DELETION, ONE_PIN, LeaseTable, born
+from flowctl.request import RESERVED_PREFIX, FlowKey
+from flowctl.topology import Topology
 from flowctl.wheel import Wheel
 
 _SPOKES_A_TIMEOUT = 32
 
+LOOKS: Final = 16
+"""At so many flows at most it is looked to find one that is idle, each time that a new one needs room."""
+
 
 @final
 class _Move:
-    """Stands for one creation or finalisation of a flow, in the frame that runs it: while it lives, a band may have a
-    pin without a flow.
+    """Stands for one creation or finalisation of a flow, or change of which bands are configured, in the frame that
+    runs it: while it lives, a band may have a pin without a flow.
     """
 
     __slots__ = ("__weakref__",)
@@ -48,14 +54,16 @@ class FlowRegistry:
         "_begun",
         "_clock",
         "_config",
-        "_configured",
-        "_founding",
+        "_idle",
+        "_is_turning",
         "_moves",
         "_newborn",
         "_section",
         "_wheel",
         "bands",
-        "shards",
+        "folded",
+        "founded",
+        "topology",
     )
 
     def __init__(self, config: Config, clock: Clock, section: sync.Mutex) -> None:
@@ -63,36 +71,24 @@ class FlowRegistry:
         self._config = config
         self._clock = clock
         self._section = section
-        self._configured = [band.priority for band in config.bands if band.priority is not None]
-        # one new band at a time, so that there are never too many. Re-entrant for handlers; rank: first of all
-        self._founding = sync.RLock()
-        self.bands: LeaseTable[int, PriorityBand[Flow]] = LeaseTable()
-        self.shards = tuple(Shard() for _ in range(config.shards))
-        # appended to by creators, emptied by the collector
+        self.founded = Bands(config, clock)
+        self.bands: LeaseTable[int, PriorityBand[Flow]] = self.founded.table
+        self.topology = Topology(config.shards)
+        # appended to by creators, emptied under _idle
         self._newborn: deque[Flow] = deque()
-        # the collector's alone
+        # one look at a flow that may be idle at a time. Re-entrant for handlers, whom _is_turning tells that they came
+        # in the middle of one; rank: before a shard's lock
+        self._idle = sync.RLock()
+        # guarded by _idle
+        self._is_turning = False
         self._wheel: Wheel[Flow] = Wheel(spoke=int(config.flow_gc_timeout * 1000) // _SPOKES_A_TIMEOUT)
-        # creations and finalisations: how many began, and those that are on their way
+        # how many requests were sent to an overflow flow
+        self.folded = CellWord()
+        # moves: how many began, and those that are on their way
         self._begun = CellWord()
         self._moves: dict[int, weakref.ref[_Move]] = {}
-        for priority in self._configured:
-            # the pin that it is born with is never given back: a configured band is there for good
-            self.bands.publish(priority, self._new_band(priority))
 
     # --- creating --------------------------------------------------------------------------------------------------
-
-    def nearest(self, priority: int) -> int:
-        """The priority at which a request is served: its own; or, where no band may be created for it, the nearest
-        below, else the lowest that there is.
-        """
-        known = self.bands.entries
-        if priority in known:
-            return priority
-        if self._config.dynamic_bands and len(known) < self._config.max_bands:
-            return priority
-        candidates = list(known)
-        below = [candidate for candidate in candidates if candidate < priority]
-        return max(below) if below else min(candidates, default=priority)
 
     def find(self, key: FlowKey) -> Flow | None:
         """The flow, if it exists; perhaps marked already. Takes no lock."""
@@ -100,6 +96,21 @@ class FlowRegistry:
             return self.bands.entries[key.priority].flows.entries[key.id]
         except KeyError:
             return None
+
+    def key_for(self, key: FlowKey) -> FlowKey:
+        """At which flow a request is served whose own does not exist: that; or, where there are too many and none of
+        them is idle, one that it shares with others.
+        """
+        most = self._config.max_flows
+        if most is None or len(self.topology) < most or self._collect_longest_idle():
+            return key
+        band = self.bands.entries.get(key.priority)
+        config = self.founded.config_at(key.priority) if band is None else band.config
+        if key.id in config.weights:
+            return key
+        self.folded.fetch_add(1)
+        share = zlib.crc32(key.id.encode()) % self._config.overflow_flows
+        return FlowKey(f"{RESERVED_PREFIX}overflow-{share}", key.priority)
 
     def create(self, key: FlowKey, adopt: Callable[[Flow], None]) -> Flow:
         """The flow of this key: created, if nobody was faster. Waits for no collection.
@@ -110,7 +121,7 @@ class FlowRegistry:
         move = _Move()
         try:
             self._begin(move)
-            return self._create(key.id, self._pin_band(key.priority), adopt)
+            return self._create(key.id, self.founded.pin(key.priority), adopt)
         finally:
             self._moves.pop(id(move), None)
             del move  # whoever keeps an exception keeps this frame
@@ -121,10 +132,10 @@ class FlowRegistry:
         winner: Flow | None = None
         try:
             word = SectionWord(self._section, born(self._clock.now(), pins=1))
-            flow = Flow(flow_id, band, self._shard_for(flow_id, band.priority), word)
+            flow = Flow(flow_id, band, self.topology.shard_for(flow_id, band.priority), word)
             adopt(flow)  # before the collector knows of it: it takes away pins that nobody answers for
             self._newborn.append(flow)
-            self._attach(flow)
+            self.topology.attach(flow)
             winner = band.flows.publish(flow_id, flow)
             if winner is not flow:
                 self._finalise(flow)
@@ -136,36 +147,11 @@ class FlowRegistry:
             raise
         return winner
 
-    def _attach(self, flow: Flow) -> None:
-        """Put a new flow into its shard; into another, if that was retired meanwhile."""
-        while not flow.shard.attach(flow):
-            flow.shard = self._shard_for(flow.id, flow.band.priority)
-
     def remove(self, flow: Flow) -> None:
         """Take a marked flow out of its band's table, if it is still in: whoever meets one helps."""
         flow.band.flows.remove(flow.id, flow)
 
-    def _pin_band(self, priority: int) -> PriorityBand[Flow]:
-        """The band of this priority, created if need be, with one pin for the caller."""
-        while True:
-            band = self.bands.pin(priority)
-            if band is not None:
-                return band
-            with self._founding:
-                priority = self.nearest(priority)  # looked at again: there may be no room for one more by now
-                fresh = self._new_band(priority)
-                if self.bands.publish(priority, fresh) is fresh:
-                    return fresh
-
-    def _new_band(self, priority: int) -> PriorityBand[Flow]:
-        word = CellWord(born(self._clock.now(), pins=1))
-        return PriorityBand(priority, self._config.band_at(priority), Lease(word))
-
-    def _shard_for(self, flow_id: str, priority: int) -> Shard:
-        # stable: the same key goes to the same shard in every process
-        return self.shards[zlib.crc32(f"{priority}:{flow_id}".encode()) % len(self.shards)]
-
-    # --- collecting: one thread at a time --------------------------------------------------------------------------
+    # --- collecting ------------------------------------------------------------------------------------------------
 
     def sweep_flows(self, pinned: Callable[[Flow], None]) -> int:
         """Collect the flows that were idle for the timeout; how many. Looks only at what fell due.
@@ -173,36 +159,93 @@ class FlowRegistry:
         `pinned` is told of each flow that is due but pinned.
         """
         now = self._clock.now()
-        timeout = self._config.flow_gc_timeout
-        while self._newborn:
-            self._file(self._newborn[0], now)
-            self._newborn.popleft()
-        collected = 0
-        for flow in self._wheel.due(int(now * 1000)):
-            lease = flow.lease
-            if lease.try_mark(now, timeout) or lease.is_marked:  # marked before: by a collection that died
-                self.remove(flow)
-                collected += self._finalise(flow)
-            elif lease.pins:
-                self._wheel.file(flow, int((now + timeout) * 1000))
-                pinned(flow)
-            else:
-                self._file(flow, now)
-        return collected
+        collected: list[Flow] = []
 
-    def _file(self, flow: Flow, now: float) -> None:
-        """Under the earliest moment at which it can have been idle for the timeout."""
-        self._wheel.file(flow, int((now - flow.lease.idle_for(now) + self._config.flow_gc_timeout) * 1000))
+        def look() -> bool:
+            flow = self._wheel.up
+            if flow is None:
+                return False
+            if self._collect_locked(flow, now, self._config.flow_gc_timeout):
+                collected.append(flow)
+            elif flow.lease.pins:
+                pinned(flow)
+            self._wheel.drop()
+            return True
+
+        if self._turn_wheel(lambda: self._bring_up_locked(now)):
+            while self._turn_wheel(look):
+                pass  # one at a time: a creator that needs room does not wait for all of them
+        for band in self.bands.entries.copy().values():
+            if band.is_retired:
+                collected += self._sweep_retired(band, now)
+        return len(collected)
+
+    def _sweep_retired(self, band: PriorityBand[Flow], now: float) -> list[Flow]:
+        """The flows of a retired band go as soon as they are idle: nobody comes to them any more."""
+        flows = [flow for shard in self.topology.shards for flow in shard.flows_at(band.priority)]
+        return [flow for flow in flows if flow.lease.try_mark(now, 0.0) and self._take_away(flow)]
+
+    def _turn_wheel(self, act: Callable[[], bool]) -> bool:
+        """Do something with the wheel, and return what it returns; False for a handler in the middle of that."""
+        with self._idle:
+            if self._is_turning:
+                return False
+            self._is_turning = True
+            try:
+                return act()
+            finally:
+                self._is_turning = False
+
+    def _bring_up_locked(self, now: float) -> bool:
+        self._file_newborn_locked(now)
+        self._wheel.turn(int(now * 1000))
+        return True
+
+    def _collect_longest_idle(self) -> bool:
+        """Collect the flow that was idle for longest; False if none of those looked at is idle."""
+        return self._turn_wheel(self._collect_longest_idle_locked)
+
+    def _collect_longest_idle_locked(self) -> bool:
+        now = self._clock.now()
+        self._file_newborn_locked(now)
+        for _ in range(LOOKS):
+            self._wheel.turn_next(key=_word)
+            flow = self._wheel.up
+            if flow is None:
+                return False
+            was_used = self._wheel.is_later(self._due_at(flow, now))
+            collected = self._collect_locked(flow, now, math.inf if was_used else 0.0)
+            self._wheel.drop()
+            if collected:
+                return True
+        return False
+
+    def _collect_locked(self, flow: Flow, now: float, timeout: float) -> bool:
+        """Take a flow away, if it was idle for so long; else file it for when it may have been."""
+        lease = flow.lease
+        if (timeout < math.inf and lease.try_mark(now, timeout)) or lease.is_marked:  # by a collection that died
+            return self._take_away(flow)
+        self._wheel.file(flow, self._due_at(flow, now))
+        return False
+
+    def _take_away(self, flow: Flow) -> bool:
+        """Remove and finalise a marked flow; True if this call finalised it."""
+        self.remove(flow)
+        return self._finalise(flow)
+
+    def _file_newborn_locked(self, now: float) -> None:
+        while self._newborn:
+            self._wheel.file(self._newborn[0], self._due_at(self._newborn[0], now))
+            self._newborn.popleft()
+
+    def _due_at(self, flow: Flow, now: float) -> int:
+        """The earliest moment, in milliseconds, at which it can have been idle for the timeout."""
+        idle_for = 0.0 if flow.lease.pins else flow.lease.idle_for(now)
+        return int((now - idle_for + self._config.flow_gc_timeout) * 1000)
 
     def sweep_bands(self) -> int:
-        """Collect the bands that have no flow and were idle for the timeout; how many."""
-        now = self._clock.now()
-        assert self._config.band_gc_timeout is not None
-        collected = 0
-        for priority, band in self.bands.entries.copy().items():
-            if band.lease.try_mark(now, self._config.band_gc_timeout) or band.lease.is_marked:
-                collected += self.bands.remove(priority, band)
-        return collected
+        """Collect the bands that nobody uses; how many."""
+        return self.founded.sweep()
 
     def audit_bands(self) -> int:
         """Give back the pins of bands that an exception kept from being given back; of how many bands.
@@ -214,9 +257,9 @@ class FlowRegistry:
         begun = self._begun.load()
         if any(move() is not None for move in self._moves.copy().values()):
             return 0  # somebody is between a pin and its flow
-        flows: Counter[int] = Counter(self._configured)
+        flows: Counter[int] = Counter(list(self.founded.configured))
         words = {priority: band.lease.word.load() for priority, band in self.bands.entries.copy().items()}
-        for shard in self.shards:
+        for shard in self.topology.shards:
             flows.update(shard.counts())
         for priority, word in words.items():
             band = self.bands.entries.get(priority)
@@ -248,7 +291,7 @@ class FlowRegistry:
 
     def flows(self) -> list[Flow]:
         """All that exist, in no order."""
-        return [flow for shard in self.shards for flow in shard.flows()]
+        return self.topology.flows()
 
     def _check(self, pins: Mapping[Flow, int]) -> None:
         """At rest: no creation and no collection is on its way. `pins`: what the turn's books say."""
@@ -257,7 +300,9 @@ class FlowRegistry:
         assert len(set(alive)) == len(alive), "a flow in two shards"
         for priority, band in self.bands.entries.items():
             members = [flow for flow in alive if flow.band is band]
-            assert band.lease.pins == len(members) + (priority in self._configured), f"L6: the lease of band {priority}"
+            assert band.lease.pins == len(members) + (priority in self.founded.configured), (
+                f"L6: the lease of band {priority}"
+            )
             for flow in members:
                 assert band.flows.entries.get(flow.id) is flow or flow.lease.is_marked, "L2: out of the table, unmarked"
         for flow in alive:
@@ -266,5 +311,8 @@ class FlowRegistry:
             assert held, f"L4: {flow.key} is held, and is not the one in the table"
             assert not flow.detached, f"L5: {flow.key} was finalised and is still there"
             assert self.bands.entries.get(flow.band.priority) is flow.band, "a flow of a band that is gone"
-        for shard in self.shards:
-            shard._check()
+        self.topology._check()
+
+
+def _word(flow: Flow) -> int:
+    return flow.word.value

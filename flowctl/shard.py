@@ -18,7 +18,7 @@ class Shard:
     never comes here.
     """
 
-    __slots__ = ("_flows", "dropped", "lock", "retired")
+    __slots__ = ("_flows", "dropped", "lock", "retired", "size")
 
     def __init__(self) -> None:
         self.lock = sync.RWLock()  # rank: first of all
@@ -26,6 +26,8 @@ class Shard:
         self.retired = False
         self.dropped = False
         self._flows: dict[int, dict[Flow, None]] = {}
+        # written under lock, read by anyone: how many flows there are
+        self.size = 0
 
     def attach(self, flow: Flow) -> bool:
         """Take a flow in; False if this shard takes no new ones any more."""
@@ -39,6 +41,7 @@ class Shard:
             except KeyError:
                 members = self._flows[priority] = {}
             members[flow] = None
+            self.size += 1
             flow.shard = self
             flow.detached = False
             return True
@@ -51,6 +54,7 @@ class Shard:
             priority = flow.band.priority
             members = self._flows[priority]
             del members[flow]
+            self.size -= 1
             flow.detached = True
             if not members:
                 del self._flows[priority]
@@ -77,6 +81,11 @@ class Shard:
                 found.extend(members)  # one step a set
         return found
 
+    def flows_at(self, priority: int) -> list[Flow]:
+        """Those of this moment, of one priority."""
+        with self.lock.read():
+            return list(self._flows.get(priority, ()))
+
     def counts(self) -> dict[int, int]:
         """How many flows there are at each priority."""
         with self.lock.read():
@@ -87,6 +96,7 @@ class Shard:
             self._check_locked()
 
     def _check_locked(self) -> None:
+        assert self.size == sum(map(len, self._flows.values())), "how many flows there are"
         assert not (self.dropped and self._flows), "a shard that was dropped has flows"
         for priority, members in self._flows.items():
             for flow in members:

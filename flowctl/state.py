@@ -57,7 +57,7 @@ class State:
             suspects: list[Flow] = []
             flows = self.registry.sweep_flows(pinned=suspects.append)
             self.turn.audit(suspects, repairs=self.registry.audit_bands())
-            return CollectReport(flows=flows, bands=self.registry.sweep_bands(), shards=0)
+            return CollectReport(flows=flows, bands=self.registry.sweep_bands(), shards=self.registry.topology.sweep())
         finally:
             del token  # whoever keeps an exception keeps this frame
 

@@ -34,7 +34,8 @@ class Stats:
 
     `in_flight` and `limit` are in seats; `saturation` is how full the back end is (1.0: full). `dispatched`,
     `rejected` and `evicted` count since the process began (or was forked): together with `queued` they are every
-    request that was ever decided on. `abandoned` tickets were granted, dropped without a release, and found.
+    request that was ever decided on. `folded` requests were served at an overflow flow, which their flow shares with
+    others, since there were too many. `abandoned` tickets were granted, dropped without a release, and found.
     `repairs` counts books that were put right after an exception had torn them, `incidents` what a policy, observer,
     probe or callback raised.
     """
@@ -50,6 +51,7 @@ class Stats:
     dispatched: int
     rejected: int
     evicted: int
+    folded: int
     abandoned: int
     repairs: int
     incidents: int

@@ -393,6 +393,7 @@ class Oracle:
             dispatched=self.dispatched,
             rejected=self.rejected,
             evicted=self.evicted,
+            folded=0,
             abandoned=self.abandoned,
             repairs=0,
             incidents=0,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-import flowctl.registry
+import flowctl.bands
 from flowctl import BandConfig, CollectReport, Config, FlowController, FlowKey, Rejected, Request
 from flowctl.flow import Flow
 from flowctl.lease import LeaseTable
@@ -109,7 +109,7 @@ def test_a_dynamic_band_outlives_its_last_flow_by_its_own_timeout_and_then_goes_
     assert controller.bands() == [3]
     assert list(controller.stats().bands) == [3]
     assert 7 not in registry_of(controller).bands.entries
-    assert all(7 not in shard.counts() for shard in registry_of(controller).shards)
+    assert all(7 not in shard.counts() for shard in registry_of(controller).topology.shards)
 
 
 def test_three_bands_that_are_due_go_in_one_cycle(clock: FakeClock, controller: FlowController) -> None:
@@ -239,7 +239,7 @@ def test_a_band_whose_constructor_raises_fails_for_its_caller_alone(
     controller: FlowController, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(flowctl.registry, "PriorityBand", raise_boom)
+        patch.setattr(flowctl.bands, "PriorityBand", raise_boom)
         with pytest.raises(Rejected) as refused:
             controller.admit("a", priority=3)
 
@@ -452,7 +452,7 @@ def test_a_flow_is_in_exactly_one_shard_and_the_same_key_always_in_the_same(make
         controller = make_controller(Config(shards=8))
         for nth in range(100):
             visit(controller, f"f{nth}", nth % 3)
-        shards = registry_of(controller).shards
+        shards = registry_of(controller).topology.shards
         homes.append({flow.key: at for at, shard in enumerate(shards) for flow in shard.flows()})
         assert sum(len(shard.flows()) for shard in shards) == 100
         assert all(shard.flows() for shard in shards)

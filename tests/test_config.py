@@ -6,8 +6,10 @@ import math
 import pytest
 
 from flowctl import BandConfig, Config, LowerPriority, Never
+from flowctl.bands import Bands
 from flowctl.policies.fairness import RoundRobin
 from flowctl.policies.ordering import Fcfs
+from flowctl.testing import FakeClock
 
 DEFAULTS = {
     "bands": (),
@@ -112,13 +114,13 @@ CONFIG = Config(
 
 @pytest.mark.parametrize(("priority", "max_requests"), [(5, 55), (4, 11), (0, 11), (-1, 22), (-(2**31), 22)])
 def test_the_configuration_of_a_band_is_its_own_or_that_of_a_template(priority: int, max_requests: int) -> None:
-    band = CONFIG.band_at(priority)
+    band = Bands(CONFIG, FakeClock()).config_at(priority)
 
     assert (band.priority, band.max_requests) == (priority, max_requests)
 
 
 def test_without_a_negative_template_the_default_one_serves_all() -> None:
-    assert Config(default_band=BandConfig(max_requests=11)).band_at(-3).max_requests == 11
+    assert Config(default_band=BandConfig(max_requests=11)).template_for(-3).max_requests == 11
 
 
 def test_a_template_keeps_everything_but_the_priority() -> None:

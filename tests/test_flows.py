@@ -41,7 +41,7 @@ def band_pins(controller: FlowController, priority: int = 0) -> int:
 
 
 def in_shards(controller: FlowController) -> list[Flow]:
-    return [flow for shard in registry_of(controller).shards for flow in shard.flows()]
+    return [flow for shard in registry_of(controller).topology.shards for flow in shard.flows()]
 
 
 def marked(flow: Flow, clock: FakeClock) -> Flow:

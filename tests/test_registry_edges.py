@@ -18,7 +18,7 @@ def test_the_flows_of_one_id_are_spread_over_the_shards_by_their_priority(make_c
     for priority in range(32):
         controller.admit("a", priority=priority).release()
 
-    assert all(shard.counts() for shard in controller._state.registry.shards)
+    assert all(shard.counts() for shard in controller._state.registry.topology.shards)
 
 
 def test_a_flow_that_comes_again_goes_to_the_shard_that_it_was_in(
@@ -29,7 +29,7 @@ def test_a_flow_that_comes_again_goes_to_the_shard_that_it_was_in(
     for _ in range(2):
         for number in range(20):
             controller.admit(f"flow-{number}").release()
-        shards = controller._state.registry.shards
+        shards = controller._state.registry.topology.shards
         homes.append({flow.id: index for index, shard in enumerate(shards) for flow in shard.flows()})
         clock.advance(3)
         controller.collect()
@@ -58,7 +58,7 @@ def test_a_flow_that_was_due_but_pinned_is_not_looked_at_again_before_a_timeout_
     registry = controller._state.registry
     holder = controller.admit("a")
     looked_at: list[Flow] = []
-    for seconds in (101, 1, 1, 101):
+    for seconds in (1, 101, 1, 1, 101):
         clock.advance(seconds)
         registry.sweep_flows(pinned=looked_at.append)
         registry.sweep_flows(pinned=looked_at.append)
@@ -80,7 +80,7 @@ def test_where_every_band_is_collected_while_the_nearest_is_looked_for_a_request
     registry = controller._state.registry
     registry.bands.entries = Vanishing()
 
-    assert registry.nearest(7) == 7
+    assert registry.founded.nearest(7) == 7
 
 
 class LookedAtWord:

@@ -17,12 +17,12 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from flowctl import ConcurrencyLimit, Config, LowerPriority, Outcome, Ticket, capacity, turn
 from flowctl.band import PriorityBand
+from flowctl.bands import Bands
 from flowctl.flow import Flow
 from flowctl.lease import STAMP_MASK
 from flowctl.ledger import Ledger
 from flowctl.policies.displacement import Backlog
 from flowctl.queue import FlowQueue
-from flowctl.registry import FlowRegistry
 from flowctl.ticket import ReleaseOutcome, Wait
 from flowctl.turn import Turn
 from tests.oracle import Q
@@ -171,13 +171,14 @@ def some_leave_for_a_newcomer_in_vain(patch: Patch) -> None:
 
 
 def an_unknown_priority_goes_to_the_nearest_above(patch: Patch) -> None:
-    nearest = FlowRegistry.nearest
+    nearest = Bands.nearest
 
-    def broken(self: FlowRegistry, priority: int) -> int:
+    def broken(self: Bands, priority: int) -> int | None:
         found = nearest(self, priority)
-        return min((known for known in self.bands.entries if known > found != priority), default=found)
+        assert found is not None
+        return min((known for known in self.table.entries if known > found != priority), default=found)
 
-    patch.setattr(FlowRegistry, "nearest", broken)
+    patch.setattr(Bands, "nearest", broken)
 
 
 def a_request_may_wait_as_long_as_it_likes(patch: Patch) -> None:

@@ -7,20 +7,30 @@ import pytest
 from flowctl.wheel import Wheel
 
 
+def looked_at(wheel: Wheel[str], now: int) -> list[str]:
+    """What comes up by now, each looked at and done with."""
+    wheel.turn(now)
+    seen = []
+    while wheel.up is not None:
+        seen.append(wheel.up)
+        wheel.drop()
+    return seen
+
+
 def test_a_thing_comes_up_at_its_moment_and_at_most_one_spoke_early() -> None:
     wheel = Wheel[str](spoke=10)
     wheel.file("a", at=25)
 
-    assert list(wheel.due(19)) == []
-    assert list(wheel.due(20)) == ["a"]
+    assert looked_at(wheel, 19) == []
+    assert looked_at(wheel, 20) == ["a"]
 
 
 def test_a_thing_comes_up_once() -> None:
     wheel = Wheel[str](spoke=10)
     wheel.file("a", at=25)
 
-    assert list(wheel.due(1_000)) == ["a"]
-    assert list(wheel.due(2_000)) == []
+    assert looked_at(wheel, 1_000) == ["a"]
+    assert looked_at(wheel, 2_000) == []
     assert len(wheel) == 0
 
 
@@ -28,13 +38,12 @@ def test_what_is_filed_again_while_it_is_looked_at_comes_up_the_next_time_only()
     wheel = Wheel[str](spoke=10)
     wheel.file("a", at=25)
 
-    looks = 0
-    for thing in wheel.due(30):
-        wheel.file(thing, at=30)
-        looks += 1
-
-    assert looks == 1
-    assert list(wheel.due(30)) == ["a"]
+    wheel.turn(30)
+    assert wheel.up == "a"
+    wheel.file("a", at=30)
+    wheel.drop()
+    assert wheel.up is None
+    assert looked_at(wheel, 30) == ["a"]
 
 
 def test_whoever_dies_in_a_look_leaves_the_thing_for_the_next_one() -> None:
@@ -42,20 +51,14 @@ def test_whoever_dies_in_a_look_leaves_the_thing_for_the_next_one() -> None:
     for name in "abc":
         wheel.file(name, at=5)
 
-    seen: list[str] = []
+    wheel.turn(5)
+    done = wheel.up
+    wheel.drop()
+    died_at = wheel.up
+    again = looked_at(wheel, 5)
 
-    def look_and_die() -> None:
-        for thing in wheel.due(5):
-            seen.append(thing)
-            if len(seen) == 2:
-                raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        look_and_die()
-    again = list(wheel.due(5))
-
-    assert len(again) == 2, "the one that was looked at wholly is done, the one of the death comes again"
-    assert {*seen, *again} == {"a", "b", "c"}
+    assert again[0] == died_at
+    assert [done, *again] == ["c", "b", "a"]
 
 
 def test_len_counts_what_is_filed_also_in_the_midst_of_a_look() -> None:
@@ -64,11 +67,23 @@ def test_len_counts_what_is_filed_also_in_the_midst_of_a_look() -> None:
         wheel.file("a", at=at)
     assert len(wheel) == 3
 
-    look = wheel.due(20)
-    next(look)
+    wheel.turn(20)
     assert len(wheel) == 3
-    assert list(look) == ["a"]
+    assert looked_at(wheel, 20) == ["a", "a"]
     assert len(wheel) == 1
+
+
+def test_the_next_to_come_up_can_be_had_before_it_is_due_the_smallest_key_first() -> None:
+    wheel = Wheel[str](spoke=10)
+    for name, at in (("b", 55), ("a", 58), ("later", 90)):
+        wheel.file(name, at)
+
+    wheel.turn_next(key=ord)
+    assert wheel.up == "a"
+    assert [wheel.is_later(at) for at in (40, 59, 60)] == [False, False, True]
+    wheel.drop()
+    wheel.turn_next(key=ord)
+    assert wheel.up == "b", "one spoke at a time"
 
 
 @pytest.mark.parametrize("spoke", [0, -3])
@@ -76,8 +91,8 @@ def test_a_timeout_of_0_makes_spokes_of_a_millisecond(spoke: int) -> None:
     wheel = Wheel[str](spoke)
     wheel.file("a", at=7)
 
-    assert list(wheel.due(6)) == []
-    assert list(wheel.due(7)) == ["a"]
+    assert looked_at(wheel, 6) == []
+    assert looked_at(wheel, 7) == ["a"]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -89,9 +104,11 @@ def test_nothing_is_lost_late_or_seen_twice(seed: int) -> None:
         filed[name] = now + rng.randrange(2_000)
         wheel.file(name, at=filed[name])
         now += rng.randrange(5)
-        for thing in wheel.due(now):
+        wheel.turn(now)
+        while (thing := wheel.up) is not None:
             assert thing not in seen
             seen[thing] = now
+            wheel.drop()
         assert all(thing in seen for thing, at in filed.items() if at <= now), "late"
         assert len(wheel) == len(filed) - len(seen)
 

@@ -40,7 +40,7 @@ PHASES: tuple[tuple[type, str], ...] = (
     (Ledger, "is_sound"),
     (Ledger, "recount"),
     (FlowRegistry, "sweep_flows"),
-    (FlowRegistry, "_file"),
+    (FlowRegistry, "_collect_locked"),
     (FlowRegistry, "remove"),
     (FlowRegistry, "_finalise"),
     (FlowRegistry, "audit_bands"),

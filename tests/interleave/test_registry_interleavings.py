@@ -162,7 +162,7 @@ def attach_detach_and_drop() -> Scenario:
     stage.idle_flow("leaving")
     leaving = stage.registry.find(FlowKey("leaving", 0))
     assert leaving is not None
-    old, new = stage.registry.shards[0], Shard()
+    old, new = stage.registry.topology.shards[0], Shard()
     shards = SharedValue([old])
     coming = Flow("coming", leaving.band, old, leaving.word)
 
@@ -377,7 +377,7 @@ def test_control_a_retired_shard_that_takes_a_flow_is_found(monkeypatch: pytest.
 def new_flow(registry: FlowRegistry, flow_id: str, band: PriorityBand[Flow], adopt: Callable[[Flow], None]) -> Flow:
     """Built, adopted and attached, as `FlowRegistry._create` does it."""
     word = SectionWord(registry._section, born(registry._clock.now(), pins=1))
-    flow = Flow(flow_id, band, registry.shards[0], word)
+    flow = Flow(flow_id, band, registry.topology.shards[0], word)
     adopt(flow)
     registry._newborn.append(flow)
     flow.shard.attach(flow)

@@ -34,7 +34,7 @@ FLOORS = (
     ("band",),
     ("flow",),
     ("shard", "ledger"),
-    ("capacity", "estimate", "sections"),
+    ("capacity", "estimate", "sections", "topology", "bands"),
     ("registry", "turn"),
     ("collector",),
     ("state",),
