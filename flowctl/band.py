@@ -14,7 +14,7 @@ import heapq
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Generic, Protocol, TypeVar, final
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar, final
 
 from flowctl.config import BandConfig
 from flowctl.drain import DrainRate
@@ -24,6 +24,17 @@ from flowctl.policies.ordering import Fcfs
 from flowctl.queue import FlowQueue
 from flowctl.ticket import Ticket
 
+NOBODY: Final = -math.inf
+"""Below every priority."""
+
+
+class Halts(NamedTuple):
+    """Whose requests are held back in a band: flow ids, and None for all."""
+
+    paused: frozenset[str | None] = frozenset()  # they wait
+    drained: frozenset[str | None] = frozenset()  # new ones are refused, those that wait are served
+
+
 Place = tuple[float, int, "ActiveFlow"]
 """A flow's place in the ring: its start tag, a number that settles every tie, the flow."""
 
@@ -31,6 +42,7 @@ Place = tuple[float, int, "ActiveFlow"]
 class ActiveFlow(Leased, Protocol):
     """A flow, as far as its band cares. Guarded by the turn."""
 
+    id: str
     queue: FlowQueue
     start: float
     finish: float
@@ -52,13 +64,16 @@ class PriorityBand(Generic[F]):
         "_horizon",
         "_last_place",
         "_metered",
+        "_paused",
         "_ranking",
         "_ring",
         "active",
         "backlog",
         "config",
+        "door",
         "drained",
         "flows",
+        "halts",
         "is_keyed",
         "is_retired",
         "lease",
@@ -78,6 +93,9 @@ class PriorityBand(Generic[F]):
         self._metered = config.fairness if is_metered(config.fairness) else None
         # written under the turn, read by anyone: takes no new request any more
         self.is_retired = False
+        # its priority, if whoever comes may go before all that wait below it; else that of nobody
+        self.door: float = priority
+        self.halts = Halts()
         # everything queued here, in order of arrival
         self.backlog: OrderedDict[int, Ticket] = OrderedDict()
         self.queued_bytes = 0
@@ -88,6 +106,8 @@ class PriorityBand(Generic[F]):
         # heap of the active flows' places; one counts only while it is its flow's own `place`
         self._ring: list[tuple[float, int, F]] = []
         self.active = 0  # flows in the ring
+        # the others where something is queued
+        self._paused: dict[F, None] = {}
         self._last_place = 0
         # heap of the flows by their share, the largest first; an entry counts only if that is still the flow's share.
         # None until somebody has to make room, and when nobody waits
@@ -106,7 +126,7 @@ class PriorityBand(Generic[F]):
         its flow's share without it. The backlog must not change meanwhile. The first is O(log flows).
         """
         if self._ranking is None:
-            self._ranking = [self._rank(place[2]) for place in self._ring if place[2].place is place]
+            self._ranking = [self._rank(flow) for flow in self._waiting_flows()]
             heapq.heapify(self._ranking)
         ranking = self._ranking
         staying: dict[F, tuple[Iterator[Ticket], int, int]] = {}
@@ -139,9 +159,7 @@ class PriorityBand(Generic[F]):
         self.backlog[ticket.serial] = ticket
         self.queued_bytes += ticket.size
         if flow.place is None:
-            self.active += 1
-            flow.start = max(self.virtual_time, flow.finish)
-            self._place(flow)
+            self._enter(flow)
         elif self._by_head and flow.queue.head is ticket:
             self._place(flow)
         if self._ranking is not None:
@@ -156,9 +174,8 @@ class PriorityBand(Generic[F]):
         del self.backlog[ticket.serial]
         self.queued_bytes -= ticket.size
         if not flow.queue:
-            flow.place = None
-            self.active -= 1
-        elif was_head:
+            self._leave(flow)
+        elif was_head and flow.place is not None:
             self._place(flow)
         if not self.backlog:
             # capacity that was used while nobody else wanted it is not held against its flow
@@ -200,15 +217,72 @@ class PriorityBand(Generic[F]):
         if flow.place is not None and not self._by_head:
             self._place(flow)
 
+    # --- whether it takes requests, and lets them go -----------------------------------------------------------------
+
+    def is_paused(self, flow: F) -> bool:
+        return bool(self.halts.paused) and (flow.id in self.halts.paused or None in self.halts.paused)
+
+    def is_drained(self, flow: F) -> bool:
+        return bool(self.halts.drained) and (flow.id in self.halts.drained or None in self.halts.drained)
+
+    def halt(self, halts: Halts) -> None:
+        """Hold back these, and nobody else: O(flows that wait)."""
+        flows = self._waiting_flows()
+        self.halts = halts
+        for flow in flows:
+            if self.is_paused(flow) != (flow.place is None):
+                self._leave(flow)
+                self._enter(flow)
+        self._set_door()
+
+    def retire(self) -> None:
+        """Take no new request."""
+        self.is_retired = True
+        self._set_door()
+
+    def open(self, config: BandConfig) -> None:
+        """Take requests, with these limits; ordering and fairness stay what they are."""
+        self.config = config
+        self._ranking = None
+        self.is_retired = False
+        self._set_door()
+
+    def _set_door(self) -> None:
+        is_open = not (self.is_retired or any(self.halts))
+        self.door = self.priority if is_open else NOBODY
+
+    # --- the ring ----------------------------------------------------------------------------------------------------
+
     def clear(self) -> None:
         """Forget what is queued; for books that are made anew."""
         for place in self._ring:
             place[2].place = None
         self._ring.clear()
+        self._paused.clear()
         self.active = 0
         self._ranking = None
         self.backlog.clear()
         self.queued_bytes = 0
+
+    def _waiting_flows(self) -> list[F]:
+        return [place[2] for place in self._ring if place[2].place is place] + list(self._paused)
+
+    def _enter(self, flow: F) -> None:
+        """A flow has something queued, or may go again."""
+        if self.is_paused(flow):
+            self._paused[flow] = None
+            return
+        self.active += 1
+        flow.start = max(self.virtual_time, flow.finish)
+        self._place(flow)
+
+    def _leave(self, flow: F) -> None:
+        """A flow has nothing queued any more, or may not go."""
+        if flow.place is None:
+            del self._paused[flow]
+        else:
+            flow.place = None
+            self.active -= 1
 
     def _place(self, flow: F) -> None:
         head = flow.queue.head if self._by_head else None
@@ -231,6 +305,9 @@ class PriorityBand(Generic[F]):
         self.lease._check()
         live = [place[2] for place in self._ring if place[2].place is place]
         assert len(set(map(id, live))) == len(live) == self.active, "active flows"
+        assert all(self.is_paused(flow) and flow.place is None for flow in self._paused), "a flow that is not paused"
+        assert not any(self.is_paused(flow) for flow in live), "a paused flow in the ring"
+        live += self._paused
         assert sum(len(flow.queue) for flow in live) == len(self.backlog), "active flows against the backlog"
         assert self.queued_bytes == sum(ticket.size for ticket in self.backlog.values()), "bytes of a band"
         for flow in live:

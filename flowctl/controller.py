@@ -12,9 +12,10 @@ from types import TracebackType
 from typing import Self, final
 
 from flowctl import sync
+from flowctl.band import Halts
 from flowctl.clock import Clock, MonotonicClock
 from flowctl.collector import TICK
-from flowctl.config import Config
+from flowctl.config import BandConfig, Config
 from flowctl.errors import Outcome
 from flowctl.flow import Flow
 from flowctl.gate import Gate
@@ -27,6 +28,7 @@ from flowctl.request import (
     WaitingRoom,
     check_admission,
     check_flow_id,
+    check_flow_key,
     check_priority,
     check_ttl,
     shown,
@@ -221,7 +223,7 @@ class FlowController:
         ticket.wait = wait
         arrived = False
         while not arrived:
-            flow = found
+            flow = None if found is not None and found.band.is_retired else found
             if flow is None:
                 priority = registry.founded.nearest(key.priority)
                 if priority is None:
@@ -356,6 +358,59 @@ class FlowController:
         self._config = replace(self._config, shards=shards)
         self._state.registry.topology.resize(self._config.shards)
 
+    def add_band(self, band: BandConfig) -> None:
+        """Configure one more band, from now on. One that exists at this priority, from a template or because it is
+        still draining after `retire_band`, takes its limits and weights, and goes on. Raises `ValueError` if it is
+        configured already, or exists with another ordering or fairness, or would be one too many.
+        """
+        if not isinstance(band, BandConfig):
+            raise TypeError(f"band must be a BandConfig, not {shown(band)}")
+        if band.priority is None:
+            raise ValueError("band.priority is required (only a template has none)")
+        state = self._state
+        state.turn.open(state.registry.add_band(band), band)
+        self._config = replace(self._config, bands=[*self._config.bands, band])
+
+    def retire_band(self, priority: int) -> None:
+        """Let a band go: what is queued in it is served, new requests go to the nearest band below, else above, and the
+        collector takes it away once it has drained. Then its priority is unknown again. Raises `ValueError` if there
+        is no such band.
+        """
+        priority = check_priority(priority)
+        state, others = self._state, [band for band in self._config.bands if band.priority != priority]
+        state.turn.retire(state.registry.retire_band(priority))
+        self._config = replace(self._config, bands=others)
+
+    def pause(self, flow: str | FlowKey | None = None, *, priority: int = 0) -> None:
+        """Let requests of this flow wait, whatever is free; of the whole band, if `flow` is None. Their deadlines stay
+        what they are. It holds for what comes too, also for a flow or band that does not exist yet.
+        """
+        self._halt(flow, priority, lambda halts, who: Halts(halts.paused | who, halts.drained - who))
+
+    def drain(self, flow: str | FlowKey | None = None, *, priority: int = 0) -> None:
+        """Refuse new requests of this flow with `Rejected`, and serve those that wait; of the whole band, if `flow` is
+        None.
+        """
+        self._halt(flow, priority, lambda halts, who: Halts(halts.paused - who, halts.drained | who))
+
+    def resume(self, flow: str | FlowKey | None = None, *, priority: int = 0) -> None:
+        """Take back what `pause` or `drain` said of this flow, or of the band as a whole."""
+        self._halt(flow, priority, lambda halts, who: Halts(halts.paused - who, halts.drained - who))
+
+    def _halt(
+        self,
+        flow: str | FlowKey | None,
+        priority: int,
+        change: Callable[[Halts, frozenset[str | None]], Halts],
+    ) -> None:
+        who: str | None = None
+        if flow is None:
+            priority = check_priority(priority)
+        else:
+            who, priority = check_flow_key(flow, priority)
+        state = self._state
+        state.turn.halt(state.bands, priority, lambda halts: change(halts, frozenset([who])))
+
     # --- upkeep ----------------------------------------------------------------------------------------------------
 
     def collect(self) -> CollectReport:
@@ -382,9 +437,11 @@ class FlowController:
 
     def after_fork_in_child(self) -> None:
         """Called in a forked child, where nothing of the parent's is in flight."""
+        halts = self._state.turn.ledger.halts  # never changed, only replaced
         self._state.turn.after_fork_in_child()
         self._incidents = Incidents()
         self._state = self._new_state()
+        self._state.turn.ledger.halts = halts
 
     def _check(self) -> None:
         """Assert every invariant. At rest: nothing is being created or collected."""

@@ -17,17 +17,15 @@ import heapq
 import math
 from bisect import insort
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Final, final
+from collections.abc import Callable, Mapping, Sequence
+from typing import final
 
-from flowctl.band import PriorityBand
+from flowctl.band import NOBODY, Halts, PriorityBand
 from flowctl.drain import DrainRate
 from flowctl.flow import Flow
 from flowctl.lease import MARKED_FOR_DELETION, ONE_PIN, PINNABLE_BELOW, STAMP_MASK
 from flowctl.request import WaitingRoom
 from flowctl.ticket import Hold, Ticket, Wait
-
-NOBODY: Final = -math.inf
 
 
 @final
@@ -44,9 +42,11 @@ class Ledger:
         "evicted",
         "holds",
         "in_flight",
+        "halts",
         "probed",
         "queued",
         "queued_bytes",
+        "ready",
         "rejected",
         "serial",
         "top",
@@ -63,7 +63,10 @@ class Ledger:
         self.queued = 0
         self.queued_bytes = 0
         self.waiting: list[PriorityBand[Flow]] = []  # the bands where something is queued, lowest priority first
-        self.top = NOBODY  # whom an arrival must exceed in priority to go before everybody who waits
+        self.ready: list[PriorityBand[Flow]] = []  # those of them where somebody is not paused
+        self.top = NOBODY  # whom an arrival must exceed in priority to go before everybody who is ready
+        # who is held back, by priority; replaced as a whole
+        self.halts: Mapping[int, Halts] = {}
         # of the queued tickets that no thread waits for, with what was settled since: (deadline, serial), a heap
         self._deadlines: list[tuple[float, int]] = []
         # of the queued tickets whose client may leave: how to ask
@@ -84,6 +87,9 @@ class Ledger:
         hold.cost = 0
         hold.returned = False
         self.holds[serial] = hold
+        halts = self.halts.get(flow.band.priority)
+        if halts is not None and flow.band.halts is not halts:  # the band is new
+            flow.band.halt(halts)
 
     def enter(self, ticket: Ticket, hold: Hold[Flow], flow: Flow) -> bool:
         """Enter an arrival's hold, with a pin; False if the flow cannot be pinned."""
@@ -122,8 +128,6 @@ class Ledger:
     def enqueue(self, ticket: Ticket, wait: Wait, flow: Flow) -> None:
         """Book a place for a ticket that has entered, and queue it."""
         band = flow.band
-        if not band.backlog:
-            insort(self.waiting, band, key=_priority)
         band.push(flow, ticket)
         self.queued += 1
         self.queued_bytes += ticket.size
@@ -133,7 +137,7 @@ class Ledger:
             self.probed[ticket.serial] = wait.cancel
         if wait.on_settled is not None and wait.deadline < math.inf:
             self._file_deadline(wait.deadline, ticket.serial)
-        self._retop()
+        self.relist(band)
 
     def dequeue(self, ticket: Ticket, wait: Wait, flow: Flow) -> None:
         """Take a queued ticket out, wherever it stands, and give its place back."""
@@ -144,9 +148,25 @@ class Ledger:
         if wait.room is not None:
             self._count_waiting(wait.room, flow, -1)
         self.probed.pop(ticket.serial, None)
-        if not band.backlog:
-            self.waiting.remove(band)
+        self.relist(band)
+
+    def relist(self, band: PriorityBand[Flow]) -> None:
+        """List a band among those where somebody waits, and where somebody is ready, if that is so."""
+        for bands, belongs in ((self.waiting, bool(band.backlog)), (self.ready, bool(band.active))):
+            if belongs != (band in bands):
+                if belongs:
+                    insort(bands, band, key=_priority)
+                else:
+                    bands.remove(band)
         self._retop()
+
+    def halt(self, priority: int, halts: Halts, band: PriorityBand[Flow] | None) -> None:
+        """Hold back these in a band, that exists or is still to come."""
+        others = {other: them for other, them in self.halts.items() if other != priority}
+        self.halts = {**others, priority: halts} if any(halts) else others
+        if band is not None:
+            band.halt(halts)
+            self.relist(band)
 
     def next_deadline(self) -> float:
         """When to look for those that no thread waits for: at the earliest of their deadlines, or of one that was
@@ -186,7 +206,7 @@ class Ledger:
         self._retop()
 
     def _retop(self) -> None:
-        self.top = math.inf if self.closed else self.waiting[-1].priority if self.waiting else NOBODY
+        self.top = math.inf if self.closed else self.ready[-1].priority if self.ready else NOBODY
 
     def _count_waiting(self, room: WaitingRoom, flow: Flow, change: int) -> None:
         self.waiting_in[room] += change
@@ -239,6 +259,7 @@ class Ledger:
         self.waiting_in.clear()
         self.waiting_of.clear()
         self.waiting.clear()
+        self.ready.clear()
         self.probed.clear()
         self._deadlines.clear()
         self.queued = self.queued_bytes = 0
@@ -265,6 +286,7 @@ class Ledger:
         priorities = [band.priority for band in self.waiting]
         assert priorities == sorted({flow.band.priority for _, flow in queued}), "B2: waiting bands"
         assert self.queued == sum(band.queued for band in self.waiting), "B2: backlogs"
+        assert self.ready == [band for band in self.waiting if band.active], "B2: ready bands"
         in_rooms = Counter(ticket.wait.room for ticket, _ in queued if ticket.wait is not None and ticket.wait.room)
         assert self.waiting_in == in_rooms, "B2: waiting rooms"
         assert self.waiting_of.total() == in_rooms.total(), "B2: waiting rooms, by flow"

@@ -24,7 +24,7 @@ from flowctl.atomic import CellWord, SectionWord
 from flowctl.band import PriorityBand
 from flowctl.bands import Bands
 from flowctl.clock import Clock
-from flowctl.config import Config
+from flowctl.config import BandConfig, Config
 from flowctl.flow import Flow
 from flowctl.lease import MARKED_FOR_DELETION, ONE_PIN, LeaseTable, born
 from flowctl.request import RESERVED_PREFIX, FlowKey
@@ -146,6 +146,24 @@ class FlowRegistry:
                 self._finalise(flow)
             raise
         return winner
+
+    def add_band(self, config: BandConfig) -> PriorityBand[Flow]:
+        """See `Bands.configure`."""
+        return self._announced(lambda: self.founded.configure(config))
+
+    def retire_band(self, priority: int) -> PriorityBand[Flow]:
+        """See `Bands.unconfigure`."""
+        return self._announced(lambda: self.founded.unconfigure(priority))
+
+    def _announced(self, change: Callable[[], PriorityBand[Flow]]) -> PriorityBand[Flow]:
+        """Make a change after which a band has another number of pins."""
+        move = _Move()
+        try:
+            self._begin(move)
+            return change()
+        finally:
+            self._moves.pop(id(move), None)
+            del move  # whoever keeps an exception keeps this frame
 
     def remove(self, flow: Flow) -> None:
         """Take a marked flow out of its band's table, if it is still in: whoever meets one helps."""

@@ -139,6 +139,17 @@ def check_ttl(ttl: object, name: str = "ttl") -> float | None:
     return seconds
 
 
+def check_flow_key(flow: object, priority: object) -> FlowKey:
+    """A flow, as methods take it: an id and a priority, or a key, beside which the priority need not be said again."""
+    exact = check_priority(priority)
+    if isinstance(flow, FlowKey):
+        of_the_key = check_priority(flow.priority)
+        if exact not in (0, of_the_key):
+            raise ValueError(f"priority must be that of the FlowKey ({of_the_key}), not {exact}")
+        flow, exact = flow.id, of_the_key
+    return FlowKey(check_flow_id(flow), exact)
+
+
 def check_admission(
     flow: object,
     priority: object,
@@ -151,12 +162,7 @@ def check_admission(
     room: object,
 ) -> tuple[str, int, int, int, float | None]:
     """Check all arguments of `admit`; those that are booked, as their exact types."""
-    exact = check_priority(priority)
-    if isinstance(flow, FlowKey):
-        of_the_key = check_priority(flow.priority)
-        if exact not in (0, of_the_key):
-            raise ValueError(f"priority must be that of the FlowKey ({of_the_key}), not {exact}")
-        flow, exact = flow.id, of_the_key
+    key = check_flow_key(flow, priority)
     if cancel is not None and not callable(cancel):
         raise TypeError(f"cancel must be callable, not {shown(cancel)}")
     if metadata is not None and not isinstance(metadata, Mapping):
@@ -164,8 +170,7 @@ def check_admission(
     if room is not None and not isinstance(room, WaitingRoom):
         raise TypeError(f"room must be a WaitingRoom, not {shown(room)}")
     return (
-        check_flow_id(flow),
-        exact,
+        *key,
         check_count("cost", cost, at_least=1),
         check_count("size", size, at_least=0),
         check_ttl(ttl),

@@ -12,20 +12,20 @@ gates runs under the lock; wake-ups, callbacks and reports come after it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, final
 
 from flowctl import sync
-from flowctl.band import PriorityBand
+from flowctl.band import NOBODY, Halts, PriorityBand
 from flowctl.capacity import make_room
 from flowctl.clock import Clock
-from flowctl.config import Config
+from flowctl.config import BandConfig, Config
 from flowctl.errors import Outcome
 from flowctl.estimate import retry_after, wait_behind
 from flowctl.flow import Flow
 from flowctl.gate import Gate
 from flowctl.lease import ONE_PIN, PINNABLE_BELOW, STAMP_MASK, to_ms
-from flowctl.ledger import NOBODY, Ledger
+from flowctl.ledger import Ledger
 from flowctl.news import News
 from flowctl.sections import Act, Sections
 from flowctl.ticket import Hold, ReleaseOutcome, Ticket, Wait
@@ -63,11 +63,11 @@ class Turn(Sections):
                 return False
             self._busy = True
             try:
-                priority = flow.band.priority
-                if priority <= ledger.top:
+                band = flow.band
+                if band.door <= ledger.top:
                     return False
                 if ledger.in_flight + ticket.cost > self._sure_seats and not self._has_room_locked(
-                    ticket.cost, priority
+                    ticket.cost, band.priority
                 ):
                     return False
                 value = flow.word.value
@@ -155,13 +155,17 @@ class Turn(Sections):
 
     def _decide_locked(self, ticket: Ticket, hold: Hold[Flow], wait: Wait, flow: Flow, now: float) -> Outcome | None:
         """Grant or queue a ticket that has entered; or why not."""
-        ledger, priority = self.ledger, flow.band.priority
+        ledger, band = self.ledger, flow.band
         refusal = self.refusal(wait, now)
         if refusal is not None:
             return refusal
-        if ledger.waiting:
+        if band.is_drained(flow):
+            wait.why = RuntimeError("its flow or band is being drained")
+            return Outcome.REJECTED_OTHER
+        if ledger.ready:
             self._round_locked(now)  # a head whose deadline has come keeps nobody out
-        if priority > ledger.top and self._has_room_locked(ticket.cost, priority):
+        may_go = band.priority > ledger.top and not band.is_paused(flow)
+        if may_go and self._has_room_locked(ticket.cost, band.priority):
             self._grant_locked(ticket, hold, wait, now)
             return None
         return self._queue_locked(ticket, wait, flow, now)
@@ -348,17 +352,17 @@ class Turn(Sections):
         ledger = self.ledger
         skipped: set[PriorityBand[Flow]] = set()
         for _ in range(SETTLED_A_SECTION):
-            waiting = [band for band in ledger.waiting if band not in skipped] if skipped else ledger.waiting
-            band = waiting[-1] if waiting else None
+            if ledger.closed and ledger.waiting:  # those who are paused too
+                self._evict_locked(next(iter(ledger.waiting[-1].backlog.values())), Outcome.EVICTED_CLOSED, now)
+                continue
+            ready = [band for band in ledger.ready if band not in skipped] if skipped else ledger.ready
+            band = ready[-1] if ready else None
             flow = None if band is None else band.next_flow()
             ticket = None if flow is None else flow.queue.head
             if band is None or flow is None or ticket is None or ticket.wait is None:
-                assert band is None, "a waiting band without a head"
+                assert band is None, "a ready band without a head"
                 self._owed = False
                 return
-            if ledger.closed:
-                self._evict_locked(ticket, Outcome.EVICTED_CLOSED, now)
-                continue
             if ticket.wait.deadline <= now:
                 self._evict_locked(ticket, Outcome.EVICTED_TTL, now)
                 continue
@@ -440,6 +444,23 @@ class Turn(Sections):
         return True
 
     # --- for the collector, and at the end -------------------------------------------------------------------------
+
+    def halt(self, bands: Mapping[int, PriorityBand[Flow]], priority: int, change: Callable[[Halts], Halts]) -> None:
+        """Change who is held back at this priority. `bands`: those that there are."""
+
+        def act(now: float) -> None:
+            halts = change(self.ledger.halts.get(priority, Halts()))
+            self.ledger.halt(priority, halts, bands.get(priority))
+
+        self.change(act)
+
+    def retire(self, band: PriorityBand[Flow]) -> None:
+        """Let a band take no new request; what is queued is served."""
+        self.change(lambda now: band.retire())
+
+    def open(self, band: PriorityBand[Flow], config: BandConfig) -> None:
+        """Let a band take requests, with these limits."""
+        self.change(lambda now: band.open(config))
 
     def next_deadline(self) -> float:
         """When `tick` has a request to expire that no thread waits for; infinite if there is none."""

@@ -114,7 +114,7 @@ class Oracle:
         while self.queue:
             head = self.next()
             if self.closed:
-                self.evict(head, Outcome.EVICTED_CLOSED)
+                self.evict(self.top_band()[0], Outcome.EVICTED_CLOSED)
             elif head.deadline <= self.now:
                 self.evict(head, Outcome.EVICTED_TTL)
             elif self.has_room(head):
@@ -129,9 +129,12 @@ class Oracle:
 
     def next(self) -> Asked:
         """The oldest of the flow with the smallest tag, in the highest band where somebody waits."""
-        band = [asked for asked in self.queue if asked.key.priority == self.top()]
+        band = self.top_band()
         heads = [next(asked for asked in band if asked.key == key) for key in {asked.key for asked in band}]
         return min(heads, key=lambda head: (self.flows[head.key].start, self.flows[head.key].place))
+
+    def top_band(self) -> list[Asked]:
+        return [asked for asked in self.queue if asked.key.priority == self.top()]
 
     def top(self) -> float:
         return max((asked.key.priority for asked in self.queue), default=-math.inf)

@@ -18,7 +18,7 @@ class Flow:
     """A flow, as far as its band cares."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.id = self.name = name
         self.lease = Lease(CellWord(born(0.0, pins=1)))
         self.queue = FlowQueue()
         self.start: float = 0

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from flowctl import Config, FlowKey, Outcome, Request, Ticket, news, turn
+from flowctl.band import NOBODY
 from flowctl.flow import Flow
-from flowctl.ledger import NOBODY, Ledger
+from flowctl.ledger import Ledger
 from flowctl.news import News
 from flowctl.sections import Sections
 from flowctl.ticket import Hold, Wait
