@@ -69,6 +69,33 @@ class CellWord:
 
 
 @final
+class CountedWord:
+    """A word that counts how often it was to be exchanged, and how often another thread was faster."""
+
+    __slots__ = ("_word", "attempts", "lost", "_mutex")
+
+    def __init__(self, word: AtomicWord) -> None:
+        self._word = word
+        self._mutex = sync.RLock()  # rank: words, innermost
+        # guarded by _mutex
+        self.attempts = 0
+        self.lost = 0
+
+    def load(self) -> int:
+        return self._word.load()
+
+    def compare_exchange(self, expected: int, new: int) -> bool:
+        exchanged = self._word.compare_exchange(expected, new)
+        with self._mutex:
+            self.attempts += 1
+            self.lost += not exchanged
+        return exchanged
+
+    def fetch_add(self, amount: int) -> int:
+        return self._word.fetch_add(amount)
+
+
+@final
 class LockWord:
     """Compare-and-swap under a re-entrant lock of its own.
 

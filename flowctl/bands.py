@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import final
 
 from flowctl import sync
-from flowctl.atomic import CellWord
+from flowctl.atomic import AtomicWord, CellWord, CountedWord
 from flowctl.band import PriorityBand
 from flowctl.clock import Clock
 from flowctl.config import BandConfig, Config
@@ -132,4 +132,5 @@ class Bands:
         return collected
 
     def _new(self, priority: int, config: BandConfig) -> PriorityBand[Flow]:
-        return PriorityBand(priority, config, Lease(CellWord(born(self._clock.now(), pins=1))))
+        word: AtomicWord = CellWord(born(self._clock.now(), pins=1))
+        return PriorityBand(priority, config, Lease(CountedWord(word) if self._config.profile else word))

@@ -92,6 +92,8 @@ class Config:
     max_flows: int | None = 10_000
     # if none is idle then, new ids share so many flows in each band
     overflow_flows: int = 64
+    # count where threads meet, for `FlowController.contention()`; what that costs is a row of the benchmarks
+    profile: bool = False
     # refuse who would wait for longer than its ttl, as far as that can be told, instead of letting it wait in vain
     refuse_doomed: bool = False
     # at the global limit
@@ -107,8 +109,9 @@ class Config:
         check_count("shards", self.shards, at_least=1)
         _check_limit("max_flows", self.max_flows)
         check_count("overflow_flows", self.overflow_flows, at_least=1)
-        if not isinstance(self.refuse_doomed, bool):
-            raise TypeError(f"refuse_doomed must be a bool, not {shown(self.refuse_doomed)}")
+        for name in ("refuse_doomed", "profile"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be a bool, not {shown(getattr(self, name))}")
         _check_policy("displacement", self.displacement, "victims")
 
     def _check_bands(self) -> None:

@@ -73,7 +73,7 @@ class FlowRegistry:
         self._section = section
         self.founded = Bands(config, clock)
         self.bands: LeaseTable[int, PriorityBand[Flow]] = self.founded.table
-        self.topology = Topology(config.shards)
+        self.topology = Topology(config.shards, clock.now if config.profile else None)
         # appended to by creators, emptied under _idle
         self._newborn: deque[Flow] = deque()
         # one look at a flow that may be idle at a time. Re-entrant for handlers, whom _is_turning tells that they came

@@ -44,13 +44,13 @@ class Sections(ABC):
         "repairs",
     )
 
-    def __init__(self, clock: Clock, news: News) -> None:
+    def __init__(self, clock: Clock, news: News, lock: sync.Mutex | None = None) -> None:
         # fixed after construction
         self._now = clock.now
         self.news = news
         # re-entrant for those who come in the middle of a section of their own thread; `_busy` tells them so.
         # Rank: alone, but for words; taken by `with` only
-        self.lock = sync.RLock()
+        self.lock: sync.Mutex = sync.RLock() if lock is None else lock
         # guarded by lock
         self.ledger = Ledger()
         self._busy = False

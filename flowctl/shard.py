@@ -6,6 +6,7 @@ without values, whose `del` is a single step.)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import final
 
 from flowctl import sync
@@ -20,8 +21,8 @@ class Shard:
 
     __slots__ = ("_flows", "dropped", "lock", "retired", "size")
 
-    def __init__(self) -> None:
-        self.lock = sync.RWLock()  # rank: first of all
+    def __init__(self, now: Callable[[], float] | None = None) -> None:
+        self.lock = sync.RWLock(now)  # rank: first of all; it counts if there is a clock
         # guarded by lock, and each flipped once
         self.retired = False
         self.dropped = False

@@ -36,7 +36,8 @@ class State:
     ) -> None:
         # fixed after construction; the owner is gone once it is None
         self._owner = owner
-        self.turn = Turn(config, gates, clock, News(observer, report))
+        lock = sync.CountedRLock(clock.now) if config.profile else None
+        self.turn = Turn(config, gates, clock, News(observer, report), lock)
         self.registry = FlowRegistry(config, clock, self.turn.lock)
         self.bands = self.registry.bands.entries
         assert config.gc_interval is not None

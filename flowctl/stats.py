@@ -15,6 +15,32 @@ class CollectReport(NamedTuple):
     shards: int = 0
 
 
+class LockUse(NamedTuple):
+    """How often a lock was taken, how often somebody waited for it, and for how many seconds in all."""
+
+    acquisitions: int
+    waits: int
+    waited: float
+
+
+class ShardUse(NamedTuple):
+    """The two sides of a shard's reader-writer lock."""
+
+    read: LockUse
+    write: LockUse
+
+
+class Contention(NamedTuple):
+    """Where threads meet: the turn's lock, the locks of the shards that take new flows, and the exchanges of the bands'
+    leases, with those that another thread's made needless.
+    """
+
+    turn: LockUse
+    shards: tuple[ShardUse, ...]
+    exchanges: int
+    lost_exchanges: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BandStats:
     """One priority band: requests queued and their bytes, seats in use, flows that exist, its limits (None: none)."""

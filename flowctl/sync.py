@@ -6,15 +6,18 @@ primitives in their place and run the real code one step at a time. The lock ord
 
 from __future__ import annotations
 
+import _thread
 import os
 import threading
 import weakref
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Literal, Protocol, final
+from typing import Final, Literal, Protocol, final
 
 from readerwriterlock import rwlock
+
+from flowctl.stats import LockUse
 
 Lock = threading.Lock
 RLock = threading.RLock
@@ -82,6 +85,63 @@ def exiting() -> bool:
     return not threading.main_thread().is_alive()
 
 
+# --- locks that count ---------------------------------------------------------------------------------------------
+
+
+@final
+class Usage:
+    """How often a lock was taken, how often somebody had to wait for it, and for how many seconds in all."""
+
+    __slots__ = ("_mutex", "acquisitions", "waited", "waits")
+
+    def __init__(self) -> None:
+        self._mutex = RLock()  # rank: innermost
+        # written under _mutex, or under the lock that is counted
+        self.acquisitions = 0
+        self.waits = 0
+        self.waited = 0.0
+
+    def count(self, waited: float) -> None:
+        """One more acquisition; one that took no longer than such an acquisition takes did not wait."""
+        with self._mutex:
+            self.acquisitions += 1
+            if waited > UNCONTENDED:
+                self.waits += 1
+                self.waited += waited
+
+    def seen(self) -> LockUse:
+        return LockUse(self.acquisitions, self.waits, self.waited)
+
+
+UNCONTENDED: Final = 50e-6
+"""Seconds within which a reader-writer lock that nobody holds is taken."""
+
+
+@final
+class CountedRLock(_thread.RLock):  # type: ignore[misc]  # CPython lets it be derived from
+    """An `RLock` that counts. Leaving it is the base's own: an exception cannot come before it is released."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.usage = Usage()
+        self._now = now
+
+    def __enter__(self) -> bool:  # type: ignore[override]  # its arguments are those of acquire; nobody gives any
+        before = self._recursion_count()  # type: ignore[attr-defined]  # not in the stubs
+        try:
+            waits = not self.acquire(blocking=False)
+            if waits:
+                began = self._now()
+                self.acquire()
+                self.usage.waited += self._now() - began
+            self.usage.waits += waits
+            self.usage.acquisitions += 1
+        except BaseException:
+            if self._recursion_count() > before:  # type: ignore[attr-defined]
+                self.release()
+            raise
+        return True
+
+
 # --- a reader-writer lock that heals -----------------------------------------------------------------------------
 
 STUCK_AFTER = 5.0
@@ -128,9 +188,13 @@ class RWLock:
     `replaced`. What it guards must therefore survive a reader and a writer at once: each single step on it is atomic.
     """
 
-    __slots__ = ("_lock", "_mending", "_moves", "replaced")
+    __slots__ = ("_lock", "_mending", "_moves", "_now", "reads", "replaced", "writes")
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] | None = None) -> None:
+        # how it is used, counted if there is a clock to do it by
+        self._now = now
+        self.reads = Usage()
+        self.writes = Usage()
         self._mending = Lock()  # rank: innermost
         # guarded by _mending, read by anyone
         self._lock = rwlock.RWLockFair(lock_factory=_BoundedLock)
@@ -147,6 +211,18 @@ class RWLock:
         return _Side(self, "write")
 
     def acquire(self, side: Literal["read", "write"]) -> rwlock.Lockable:
+        if self._now is None:
+            return self._acquire(side)
+        began = self._now()
+        handle = self._acquire(side)
+        try:
+            (self.reads if side == "read" else self.writes).count(self._now() - began)
+        except BaseException:
+            handle.release()
+            raise
+        return handle
+
+    def _acquire(self, side: Literal["read", "write"]) -> rwlock.Lockable:
         while True:
             lock, moves = self._lock, self._moves
             handle = lock.gen_rlock() if side == "read" else lock.gen_wlock()

@@ -7,6 +7,7 @@ H2  A retired shard takes no flow, and is dropped once its last one has gone.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import NamedTuple, final
 
 from flowctl import sync
@@ -25,13 +26,15 @@ class Layout(NamedTuple):
 class Topology:
     """The shards of one controller. How many there are changes contention on who exists, never who goes next."""
 
-    __slots__ = ("_layout", "_mutex")
+    __slots__ = ("_layout", "_mutex", "_now")
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, now: Callable[[], float] | None = None) -> None:
+        # fixed after construction; how the shards' locks count, if they do
+        self._now = now
         # one resize at a time; re-entrant for handlers; rank: before a shard's lock
         self._mutex = sync.RLock()
         # replaced as a whole under _mutex, read by anyone
-        self._layout = Layout(tuple(Shard() for _ in range(count)))
+        self._layout = Layout(tuple(Shard(now) for _ in range(count)))
 
     @property
     def live(self) -> tuple[Shard, ...]:
@@ -62,7 +65,7 @@ class Topology:
 
     def _try_resize(self, count: int) -> bool:
         seen = self._layout
-        more = tuple(Shard() for _ in range(count - len(seen.live)))
+        more = tuple(Shard(self._now) for _ in range(count - len(seen.live)))
         new = Layout(seen.live[:count] + more, seen.retired + seen.live[count:])
         if self._layout is not seen:
             return False

@@ -44,8 +44,10 @@ class Turn(Sections):
 
     __slots__ = ("_clock", "_config", "_gates", "_sure_seats")
 
-    def __init__(self, config: Config, gates: Sequence[Gate], clock: Clock, news: News) -> None:
-        super().__init__(clock, news)
+    def __init__(
+        self, config: Config, gates: Sequence[Gate], clock: Clock, news: News, lock: sync.Mutex | None = None
+    ) -> None:
+        super().__init__(clock, news, lock)
         # fixed after construction
         self._config = config
         self._gates = tuple(gates)

@@ -1,6 +1,7 @@
 """Shards that come and go under load."""
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -138,12 +139,12 @@ def test_a_resize_in_the_middle_of_another_loses_no_shard(
     controller = make_controller(Config(shards=1))
     intrude = [True]
 
-    def shard() -> Shard:
+    def shard(now: Callable[[], float] | None) -> Shard:
         if intrude:
             intrude.clear()
             controller.resize(3)
             controller.admit("of-the-handler").release()
-        return Shard()
+        return Shard(now)
 
     monkeypatch.setattr("flowctl.topology.Shard", shard)
     controller.resize(5)
