@@ -1,59 +1,35 @@
 """The turn: under one lock it is decided who goes next.
 
 T1  A request settles exactly once, in a section of the turn: by never entering its queue, or by leaving it.
-T2  After a section nobody who waits could go, or the rest of the round is owed (S1).
-T3  No grant takes what is in flight above what the gates admit at that moment.
 
-Whoever changes anything that a decision reads does it by `change`, or by a section that is one with its change
-(`try_grant`, `release`), and runs the round in that same section. Of foreign code only the arithmetic of policies and
-gates runs under the lock; wake-ups, callbacks and reports come after it.
+T2 and T3 are those of `dispatch.py`. Whoever changes anything that a decision reads does it by `change`, or by a
+section that is one with its change (`try_grant`, `release`), and runs the round in that same section. Wake-ups,
+callbacks and reports come after it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, final
+from typing import final
 
 from flowctl import sync
 from flowctl.band import NOBODY, Halts, PriorityBand
 from flowctl.capacity import make_room
-from flowctl.clock import Clock
-from flowctl.config import BandConfig, Config
+from flowctl.config import BandConfig
+from flowctl.dispatch import DISPATCHED, Dispatch
 from flowctl.errors import Outcome
 from flowctl.estimate import retry_after, wait_behind
 from flowctl.flow import Flow
-from flowctl.gate import Gate
 from flowctl.lease import ONE_PIN, PINNABLE_BELOW, STAMP_MASK, to_ms
 from flowctl.ledger import Ledger
-from flowctl.news import News
-from flowctl.sections import Act, Sections
 from flowctl.ticket import Hold, ReleaseOutcome, Ticket, Wait
-
-_DISPATCHED: Final = Outcome.DISPATCHED  # bound once: on 3.11 each look at an enum's member costs 100 ns
-
-_TRY_AGAIN: Final = (Outcome.EVICTED_TTL, Outcome.EVICTED_DISPLACED)
-
-SETTLED_A_SECTION: Final = 64
-"""After so many the lock is offered to others, and the round goes on after them."""
 
 
 @final
-class Turn(Sections):
+class Turn(Dispatch):
     """Grants, queues, withdraws and releases tickets: the desk of every ticket of its controller."""
 
-    __slots__ = ("_clock", "_config", "_gates", "_sure_seats")
-
-    def __init__(
-        self, config: Config, gates: Sequence[Gate], clock: Clock, news: News, lock: sync.Mutex | None = None
-    ) -> None:
-        super().__init__(clock, news, lock)
-        # fixed after construction
-        self._config = config
-        self._gates = tuple(gates)
-        self._clock = clock
-        # guarded by lock
-        self._sure_seats = 0  # the least that a gate promises
+    __slots__ = ()
 
     # --- arriving --------------------------------------------------------------------------------------------------
 
@@ -86,7 +62,7 @@ class Turn(Sections):
                 flow.word.value = value + ONE_PIN
                 ledger.in_flight += ticket.cost
                 ledger.dispatched += 1
-                ticket.outcome = _DISPATCHED
+                ticket.outcome = DISPATCHED
             finally:
                 self._busy = False
         if self.news.observer is not None:
@@ -337,114 +313,6 @@ class Turn(Sections):
         queued = self.ledger.queued_ticket(ticket.serial) is ticket
         return self.ledger.holds[ticket.serial].flow.queue.ahead(ticket) if queued else None
 
-    # --- deciding --------------------------------------------------------------------------------------------------
-
-    def change_gate(self, act: Act) -> None:
-        """Run a change of a gate: what gates are bound to."""
-
-        def act_and_ask(now: float) -> None:
-            self._sure_seats = 0  # should an exception keep us from asking, everybody asks
-            act(now)
-            self._sure_seats = min(gate.sure_seats for gate in self._gates)
-
-        self.change(act_and_ask)
-
-    def _round_locked(self, now: float) -> None:
-        """Let go whoever can go, in order, and settle whose deadline has come."""
-        ledger = self.ledger
-        skipped: set[PriorityBand[Flow]] = set()
-        for _ in range(SETTLED_A_SECTION):
-            if ledger.closed and ledger.waiting:  # those who are paused too
-                self._evict_locked(next(iter(ledger.waiting[-1].backlog.values())), Outcome.EVICTED_CLOSED, now)
-                continue
-            ready = [band for band in ledger.ready if band not in skipped] if skipped else ledger.ready
-            band = ready[-1] if ready else None
-            flow = None if band is None else band.next_flow()
-            ticket = None if flow is None else flow.queue.head
-            if band is None or flow is None or ticket is None or ticket.wait is None:
-                assert band is None, "a ready band without a head"
-                self._owed = False
-                return
-            if ticket.wait.deadline <= now:
-                self._evict_locked(ticket, Outcome.EVICTED_TTL, now)
-                continue
-            if not self._has_room_locked(ticket.cost, band.priority):
-                self._owed = False
-                return  # the head waits, and so do all behind it and below it: nobody overtakes
-            charge = self._price_locked(flow, ticket.cost, ticket.wait.metadata)
-            if charge is None:
-                skipped.add(band)
-                continue
-            band.charge(flow, charge)
-            ticket.wait.charged = charge
-            ledger.dequeue(ticket, ticket.wait, flow)
-            band.drained.count(now)
-            ledger.drained.count(now)
-            self._grant_locked(ticket, ledger.holds[ticket.serial], ticket.wait, now)
-        self._owed = True
-
-    def _price_locked(self, flow: Flow, cost: int, metadata: Mapping[str, object] | None) -> float | None:
-        """What the band's policy charges for a dispatch; None, and an incident, if it raises or returns nonsense."""
-        try:
-            return flow.band.price(cost, flow.band.config.weights.get(flow.id, 1.0), metadata)
-        except Exception as error:  # noqa: BLE001 - a policy of the user's own; it is reported
-            self.news.incident("fairness policy", error)
-            return None
-
-    def _order_locked(self, band: PriorityBand[Flow], wait: Wait) -> float:
-        """A request's key by the band's ordering policy; last, and an incident, if that raises or returns nonsense."""
-        try:
-            key = float(band.config.ordering.key(wait))
-            if math.isnan(key):
-                raise ValueError("an ordering key must not be NaN")
-        except Exception as error:  # noqa: BLE001 - a policy of the user's own; it is reported
-            self.news.incident("ordering policy", error)
-            return math.inf
-        return key
-
-    def _has_room_locked(self, cost: int, priority: int) -> bool:
-        """Do all gates agree? A gate that raises does not."""
-        try:
-            return self._ask_gates_locked(cost, priority)
-        except Exception as error:  # noqa: BLE001 - a gate of the user's own; it is reported
-            self.news.incident("gate", error)
-            return False
-
-    def _ask_gates_locked(self, cost: int, priority: int) -> bool:
-        in_flight = self.ledger.in_flight
-        for gate in self._gates:  # noqa: SIM110 - mostly one gate: a generator costs more than it
-            if not gate.admits(in_flight, cost, priority):
-                return False
-        return True
-
-    def _grant_locked(self, ticket: Ticket, hold: Hold[Flow], wait: Wait, now: float) -> None:
-        """Turn the hold of a ticket that is in no queue into seats."""
-        ledger = self.ledger
-        # plain stores up to the last line: no exception can come between them
-        wait.settled_at = now
-        hold.cost = ticket.cost
-        ledger.in_flight += ticket.cost
-        ledger.dispatched += 1
-        ticket.outcome = _DISPATCHED
-        self.news.settled.append(ticket)
-
-    def _evict_locked(self, ticket: Ticket, outcome: Outcome, now: float) -> bool:
-        """Settle a queued ticket without a seat; False if it was settled before."""
-        ledger, wait = self.ledger, ticket.wait
-        if ticket.outcome is not None or wait is None:
-            return False
-        hold = ledger.holds.get(ticket.serial)
-        if hold is not None:  # else it is in no book: an exception kept it from arriving, or this is a forked child
-            if outcome in _TRY_AGAIN:
-                wait.retry_after = retry_after(["band"], ledger, hold.flow, now)
-            ledger.dequeue(ticket, wait, hold.flow)
-        wait.settled_at = now
-        ledger.evicted += 1
-        ticket.outcome = outcome
-        self.news.settled.append(ticket)
-        ledger.drop(ticket.serial, to_ms(now))  # last: what has no hold cannot be mended
-        return True
-
     # --- for the collector, and at the end -------------------------------------------------------------------------
 
     def halt(self, bands: Mapping[int, PriorityBand[Flow]], priority: int, change: Callable[[Halts], Halts]) -> None:
@@ -479,10 +347,6 @@ class Turn(Sections):
         self.change(self._expire_locked)
         while self.next_deadline() <= self._now() and not self.is_interrupted():
             self.change(self._expire_locked)
-
-    def _expire_locked(self, now: float) -> None:
-        for ticket in self.ledger.pop_due(now, SETTLED_A_SECTION):
-            self._evict_locked(ticket, Outcome.EVICTED_TTL, now)
 
     def _with_gone_clients(self) -> list[Ticket]:
         gone: list[Ticket] = []

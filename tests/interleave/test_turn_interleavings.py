@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from flowctl import Config, FlowKey, Outcome, Request, Ticket, news, turn
+from flowctl import Config, FlowKey, Outcome, Request, Ticket, dispatch, news
 from flowctl.band import NOBODY
 from flowctl.flow import Flow
 from flowctl.ledger import Ledger
@@ -268,7 +268,7 @@ def test_it_holds_in_every_interleaving(claim: Claim, proof: Proof) -> None:
 
 
 def test_the_rest_of_a_round_is_done_by_whoever_passes(monkeypatch: pytest.MonkeyPatch, proof: Proof) -> None:
-    monkeypatch.setattr(turn, "SETTLED_A_SECTION", 1)
+    monkeypatch.setattr(dispatch, "SETTLED_A_SECTION", 1)
 
     LONG_ROUND.holds(proof)
 
@@ -359,7 +359,7 @@ def test_control_a_rest_of_a_round_that_nobody_does_is_found(monkeypatch: pytest
     def help_only_to_tell(sections: Sections) -> None:
         sections.news.tell(sections.ledger.holds)
 
-    monkeypatch.setattr(turn, "SETTLED_A_SECTION", 1)
+    monkeypatch.setattr(dispatch, "SETTLED_A_SECTION", 1)
     monkeypatch.setattr(Sections, "help", help_only_to_tell)
 
     LONG_ROUND.fails_without("the rest of a round, owed by whoever passes", proof, "invariant", "deadlock")

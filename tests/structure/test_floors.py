@@ -36,6 +36,7 @@ FLOORS = (
     ("flow",),
     ("shard", "ledger"),
     ("capacity", "estimate", "sections", "topology", "bands"),
+    ("dispatch",),
     ("registry", "turn"),
     ("collector",),
     ("state",),
