@@ -1,9 +1,14 @@
 """All flows of one priority: who of them is active, and whose turn it is.
 
-Start-time fair queueing over the active flows: the one with the smallest start tag goes. A flow that becomes active
-starts at the band's virtual time, so that it has neither credit nor debt from when it was idle. Equal tags go in the
-order in which the flows got them: by arrival for those that become active, and to the back of the ring for one that
-was just served. (By the arrival of their heads, two flows with equal tags could go A B B A.)
+Start-time fair queueing over the active flows: the one with the smallest start tag goes. A flow that becomes active has
+neither credit nor debt from when it was idle: where somebody has gone since others wait, it stands as if it had gone
+just now too, one charge of its own behind the band's virtual time (as in self-clocked fair queueing; Golestani, INFOCOM
+1994). At the virtual time itself newcomers would go before all who have gone once, and if enough of them came, nobody
+else would ever go again. When nobody waits any more, all begins anew: capacity that was used while nobody else wanted
+it is not held against its flow.
+
+Equal tags go in the order in which the flows got them: by arrival for those that become active, and to the back of the
+ring for one that was just served. (By the arrival of their heads, two flows with equal tags could go A B B A.)
 
 Where the fairness policy goes `by_head`, a flow's tag is the ordering key of its head instead, and ties go by arrival.
 """
@@ -22,6 +27,7 @@ from flowctl.lease import Lease, Leased, LeaseTable
 from flowctl.policies.fairness import is_metered
 from flowctl.policies.ordering import Fcfs
 from flowctl.queue import FlowQueue
+from flowctl.request import MAX_COUNT
 from flowctl.ticket import Ticket
 
 NOBODY: Final = -math.inf
@@ -47,6 +53,9 @@ class ActiveFlow(Leased, Protocol):
     start: float
     finish: float
     place: Place | None
+    # which activation of its band this is, and by how much virtual time had overtaken its finish tag then
+    activation: int
+    slack: float
 
 
 F = TypeVar("F", bound=ActiveFlow)
@@ -60,8 +69,8 @@ class PriorityBand(Generic[F]):
     """
 
     __slots__ = (
+        "_began",
         "_by_head",
-        "_horizon",
         "_last_place",
         "_metered",
         "_paused",
@@ -74,6 +83,7 @@ class PriorityBand(Generic[F]):
         "drained",
         "flows",
         "halts",
+        "has_gone",
         "is_keyed",
         "is_retired",
         "lease",
@@ -101,8 +111,9 @@ class PriorityBand(Generic[F]):
         self.queued_bytes = 0
         self.drained = DrainRate()
         self.virtual_time: float = 0
-        # the largest finish tag of any flow
-        self._horizon: float = 0
+        # the last place before all began anew: tags of flows that were activated up to then are of no account
+        self._began = 0
+        self.has_gone = False  # somebody, since then
         # heap of the active flows' places; one counts only while it is its flow's own `place`
         self._ring: list[tuple[float, int, F]] = []
         self.active = 0  # flows in the ring
@@ -151,7 +162,7 @@ class PriorityBand(Generic[F]):
         share; Ghodsi et al., "Dominant Resource Fairness", NSDI 2011).
         """
         most_requests, most_bytes = self.config.max_requests, self.config.max_bytes
-        return max(requests / most_requests if most_requests else 0, size / most_bytes if most_bytes else 0)
+        return max(requests / (most_requests or MAX_COUNT), size / most_bytes if most_bytes else 0)
 
     def push(self, flow: F, ticket: Ticket) -> None:
         """Queue a ticket: O(log active flows) if its flow was idle or has a new head, and what its queue takes."""
@@ -178,8 +189,7 @@ class PriorityBand(Generic[F]):
         elif was_head and flow.place is not None:
             self._place(flow)
         if not self.backlog:
-            # capacity that was used while nobody else wanted it is not held against its flow
-            self.virtual_time = max(self.virtual_time, self._horizon)
+            self.virtual_time, self._began, self.has_gone = 0, self._last_place, False
             self._ranking = None
 
     def next_flow(self) -> F | None:
@@ -200,20 +210,29 @@ class PriorityBand(Generic[F]):
             charge = self.config.fairness.charge(cost, weight)
         if not 0 <= charge < math.inf:
             raise ValueError(f"charge must be finite and at least 0, not {charge!r}")
-        return charge
+        return float(charge)  # whatever number it is, it can be added to others from here on
 
     def charge(self, flow: F, charge: float) -> None:
         """Account for one dispatch of this flow, whose turn it is: O(log active flows)."""
+        self.has_gone = True
         self.virtual_time = max(self.virtual_time, flow.start)
-        self.correct(flow, charge)
+        flow.start = flow.finish = flow.start + charge
+        if not self._by_head:
+            self._place(flow)
 
-    def correct(self, flow: F, change: float) -> None:
-        """Charge a flow so much more, or less, than it was: O(log active flows)."""
-        flow.start += change
-        flow.finish = flow.start
-        self._horizon = max(self._horizon, flow.finish)
-        if not self.backlog:
-            self.virtual_time = max(self.virtual_time, self._horizon)
+    def correct(self, flow: F, change: float, activation: int) -> None:
+        """Charge a flow so much more, or less, for what it was charged in this activation: O(log active flows).
+
+        What virtual time had overtaken meanwhile was never held against the flow: it is neither given back nor charged.
+        """
+        if activation <= self._began:
+            return
+        if activation != flow.activation:
+            before, flow.slack = flow.slack, flow.slack - change
+            change = max(0.0, -flow.slack) - max(0.0, -before)
+        if not change:
+            return
+        flow.start = flow.finish = flow.start + change
         if flow.place is not None and not self._by_head:
             self._place(flow)
 
@@ -272,8 +291,17 @@ class PriorityBand(Generic[F]):
         if self.is_paused(flow):
             self._paused[flow] = None
             return
+        if flow.activation <= self._began:
+            flow.finish = 0
+        head = flow.queue.head
+        just_gone = self.virtual_time
+        if self.has_gone and head is not None and head.wait is not None:
+            just_gone += head.wait.price
+        flow.slack = just_gone - flow.finish
+        flow.start = max(just_gone, flow.finish)
         self.active += 1
-        flow.start = max(self.virtual_time, flow.finish)
+        self._last_place += 1
+        flow.activation = self._last_place
         self._place(flow)
 
     def _leave(self, flow: F) -> None:

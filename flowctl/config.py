@@ -12,6 +12,8 @@ from flowctl.policies.fairness import Fairness, RoundRobin
 from flowctl.policies.ordering import Fcfs, Ordering
 from flowctl.request import check_count, check_flow_id, check_priority, check_seconds, check_ttl, shown
 
+_MIN_WEIGHT = 1e-9  # the largest cost over the smallest weight, and sums of that, are still exact enough
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BandConfig:
@@ -34,7 +36,7 @@ class BandConfig:
     # seconds in the queue; None: the global default
     default_ttl: float | None = None
     # by flow id, for a fairness policy that minds; others weigh 1.0
-    weights: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.priority is not None:
@@ -190,8 +192,8 @@ def _checked_weights(weights: object) -> dict[str, float]:
             raise type(error)(f"{name}: {error}") from None
         if not isinstance(weight, int | float) or isinstance(weight, bool):
             raise TypeError(f"{name} must be a number, not {shown(weight)}")
-        if not 0 < weight < math.inf:
-            raise ValueError(f"{name} must be above 0 and finite, not {shown(weight)}")
+        if not _MIN_WEIGHT <= weight <= 1 / _MIN_WEIGHT:
+            raise ValueError(f"{name} must be in {_MIN_WEIGHT} to {1 / _MIN_WEIGHT:.0e}, not {shown(weight)}")
         checked[exact] = float(weight)
     return checked
 

@@ -86,16 +86,20 @@ class Dispatch(Sections):
                 skipped.add(band)
                 continue
             band.charge(flow, charge)
-            ticket.wait.charged = charge
+            ticket.wait.charged, ticket.wait.activation = charge, flow.activation
             ledger.dequeue(ticket, ticket.wait, flow)
             band.drained.count(now)
             ledger.drained.count(now)
             self._grant_locked(ticket, ledger.holds[ticket.serial], ticket.wait, now)
         self._owed = True
 
-    def _price_locked(self, flow: Flow, cost: int, metadata: Mapping[str, object] | None) -> float | None:
+    def _price_locked(
+        self, flow: Flow, cost: int, metadata: Mapping[str, object] | None, usage: Mapping[str, object] | None = None
+    ) -> float | None:
         """What the band's policy charges for a dispatch; None, and an incident, if it raises or returns nonsense."""
         try:
+            if usage:
+                metadata = {**(metadata or {}), **usage}
             return flow.band.price(cost, flow.band.config.weights.get(flow.id, 1.0), metadata)
         except Exception as error:  # noqa: BLE001 - a policy of the user's own; it is reported
             self.news.incident("fairness policy", error)

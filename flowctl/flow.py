@@ -23,7 +23,19 @@ class Home(Protocol):
 class Flow:
     """All there is of one flow. It is pinned while any request of it is queued or in flight."""
 
-    __slots__ = ("band", "detached", "finish", "id", "place", "queue", "shard", "start", "word")
+    __slots__ = (
+        "activation",
+        "band",
+        "detached",
+        "finish",
+        "id",
+        "place",
+        "queue",
+        "shard",
+        "slack",
+        "start",
+        "word",
+    )
 
     def __init__(self, flow_id: str, band: PriorityBand[Flow], shard: Home, word: SectionWord) -> None:
         # fixed after construction, but for the shard until it is attached
@@ -37,6 +49,8 @@ class Flow:
         self.start: float = 0
         self.finish: float = 0
         self.place: Place | None = None
+        self.activation = 0
+        self.slack: float = 0
         # in no shard: until it is attached, and for good once it is finalised; flipped under its shard's write lock
         self.detached = True
 

@@ -52,6 +52,7 @@ class Wait:
     """What a ticket has only if it may have to wait."""
 
     __slots__ = (
+        "activation",
         "arrived",
         "cancel",
         "charged",
@@ -60,6 +61,7 @@ class Wait:
         "on_settled",
         "order",
         "parking",
+        "price",
         "retry_after",
         "room",
         "scope",
@@ -93,7 +95,9 @@ class Wait:
         self.scope: Scope | None = None
         self.retry_after: float | None = None  # seconds
         self.order = 0.0  # its key by the band's ordering policy
+        self.price = 0.0  # what its flow was to be charged for it when it came, if its flow was idle
         self.charged: float | None = None  # to its flow, if others had to wait for it
+        self.activation = 0  # of its flow, in which it was
         self.why: BaseException | None = None
 
 

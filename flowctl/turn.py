@@ -170,6 +170,8 @@ class Turn(Dispatch):
             return Outcome.REJECTED_CAPACITY
         if self._config.refuse_doomed and self._is_doomed_locked(ticket, wait, flow, now):
             return Outcome.REJECTED_CAPACITY
+        if flow.band.has_gone and not flow.queue:
+            wait.price = self._price_locked(flow, ticket.cost, wait.metadata) or 0.0
         for victim in room.victims:
             self._evict_locked(victim, Outcome.EVICTED_DISPLACED, now)
         ledger.enqueue(ticket, wait, flow)
@@ -287,10 +289,9 @@ class Turn(Dispatch):
             in_flight = hold is not None and hold.cost > 0 and not hold.returned
             if hold is None or wait is None or wait.charged is None or not in_flight:
                 return
-            metadata = {**(wait.metadata or {}), **usage}
-            charge = self._price_locked(hold.flow, ticket.cost if cost is None else cost, metadata)
+            charge = self._price_locked(hold.flow, ticket.cost if cost is None else cost, wait.metadata, usage)
             if charge is not None:
-                hold.flow.band.correct(hold.flow, charge - wait.charged)
+                hold.flow.band.correct(hold.flow, charge - wait.charged, wait.activation)
                 wait.charged = charge
 
         self.change(act)

@@ -7,14 +7,57 @@ threads do to each other between two sections of the turn is the explorer's ques
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Generic, NamedTuple, TypeVar
 
-from flowctl import BandConfig, BandStats, CollectReport, Config, FlowKey, Never, Outcome, Stats
+from flowctl import (
+    BandConfig,
+    BandStats,
+    CollectReport,
+    Config,
+    EarliestDeadline,
+    Fcfs,
+    FlowKey,
+    GlobalStrict,
+    LongestFlow,
+    Never,
+    Outcome,
+    RoundRobin,
+    SloDeadline,
+    Stats,
+    Ticket,
+    WeightedFair,
+)
 from flowctl.policies.displacement import Backlog, Displacement, Newcomer, Queued
 
 Q = TypeVar("Q", bound=Queued)
+
+Slo = str | float | None
+
+SLO_SECONDS: Final[Mapping[Slo, float]] = {
+    None: math.inf,
+    "soon": math.inf,
+    -1.0: math.inf,
+    0.0: 0.0,
+    "2": 2.0,
+    7.5: 7.5,
+    1.0: 1.0,
+    "3e1": 30.0,
+}
+"""What a request may say of its objective, and how many seconds that is."""
+
+
+NOTHING: Final[Mapping[str, object]] = {}
+
+
+class ByUsage:
+    """A metered policy: each token costs as much as a seat, and who has an objective pays one more."""
+
+    def charge(self, cost: int, weight: float, metadata: Mapping[str, object] = NOTHING) -> float:
+        tokens = metadata.get("tokens", 0)
+        assert isinstance(tokens, int)
+        return (cost + tokens + (metadata["slo"] is not None)) / weight
 
 
 class NewestOfTheBand:
@@ -22,6 +65,46 @@ class NewestOfTheBand:
 
     def victims(self, newcomer: Newcomer, backlogs: Sequence[Backlog[Q]]) -> Iterator[Q]:
         return iter([ticket for backlog in backlogs for ticket in backlog.newest_first()])
+
+
+@dataclass
+class NotedLongestFlow:
+    """The library's own, and which requests it was shown: of equally long flows it may take whichever it likes."""
+
+    shown: list[int] = field(default_factory=list)
+
+    def victims(self, newcomer: Newcomer, backlogs: Sequence[Backlog[Q]]) -> Iterator[Q]:
+        return LongestFlow().victims(newcomer, [NotedBacklog(backlog, self.shown) for backlog in backlogs])
+
+
+@dataclass
+class NotedBacklog(Generic[Q]):
+    """A backlog that notes what is taken from it."""
+
+    backlog: Backlog[Q]
+    shown: list[int]
+
+    @property
+    def priority(self) -> int:
+        return self.backlog.priority
+
+    def newest_first(self) -> Iterable[Q]:
+        return self.backlog.newest_first()
+
+    def longest_first(self) -> Iterator[tuple[float, Q]]:
+        for share, ticket in self.backlog.longest_first():
+            self.shown.append(number_of(ticket))
+            yield share, ticket
+
+
+def number_of(ticket: object) -> int:
+    """The number of the request whose ticket this is, as its metadata has it."""
+    assert isinstance(ticket, Ticket)
+    assert ticket.wait is not None
+    assert ticket.wait.metadata is not None
+    number = ticket.wait.metadata["number"]
+    assert isinstance(number, int)
+    return number
 
 
 class Told(NamedTuple):
@@ -45,10 +128,14 @@ class Asked:
     ttl: float | None
     received_at: float
     has_thread: bool
+    slo: Slo = None
     probed: bool = False  # its client can be asked for
     client_left: bool = False
     forgotten: bool = False  # whoever asked has dropped the ticket
     deadline: float = math.inf
+    order: float = 0  # the smallest of its flow goes first
+    charged: float | None = None  # to its flow, if others had to wait for it
+    activation: int = 0  # of its flow, in which it was
     outcome: Outcome | None = None
 
 
@@ -58,6 +145,8 @@ class Flow:
     start: float = 0
     finish: float = 0
     place: int = 0  # among flows with equal tags: which got its tag first
+    activation: int = 0
+    slack: float = 0  # by how much the virtual time had overtaken it at its latest activation
 
 
 @dataclass(eq=False)
@@ -65,6 +154,8 @@ class Band:
     config: BandConfig
     idle_since: float
     virtual_time: float = 0
+    has_gone: bool = False  # somebody, since it ran empty
+    began: int = 0  # what was charged up to this activation is of no account any more
 
 
 class Limit(NamedTuple):
@@ -99,6 +190,8 @@ class Oracle:
         self.held: list[Asked] = []
         self.told: list[Told] = []  # in the order of settlement
         self.dispatched = self.rejected = self.evicted = self.abandoned = self.places = 0
+        # which requests the displacement policies were shown, as far as they noted it
+        self.shown: list[int] = []
 
     # --- who goes next ---------------------------------------------------------------------------------------------
 
@@ -119,19 +212,93 @@ class Oracle:
                 self.evict(head, Outcome.EVICTED_TTL)
             elif self.has_room(head):
                 flow, band = self.flows[head.key], self.bands[head.key.priority]
-                band.virtual_time = max(band.virtual_time, flow.start)
-                flow.start = flow.finish = flow.start + band.config.fairness.charge(head.cost, 1.0)
-                flow.place = self.places = self.places + 1
+                band.virtual_time, band.has_gone = max(band.virtual_time, flow.start), True
+                head.charged, head.activation = self.price(head, head.cost, {}), flow.activation
+                self.charge(flow, head.charged)
                 self.leave(head)
                 self.grant(head)
             else:
                 break  # nobody overtakes the head
 
     def next(self) -> Asked:
-        """The oldest of the flow with the smallest tag, in the highest band where somebody waits."""
+        """The first of the flow whose turn it is, in the highest band where somebody waits."""
         band = self.top_band()
-        heads = [next(asked for asked in band if asked.key == key) for key in {asked.key for asked in band}]
+        heads = [
+            min([asked for asked in band if asked.key == key], key=lambda asked: asked.order)  # or the oldest of those
+            for key in {asked.key for asked in band}
+        ]
+        if isinstance(self.bands[band[0].key.priority].config.fairness, GlobalStrict):
+            return min(heads, key=lambda head: (head.order, self.queue.index(head)))
         return min(heads, key=lambda head: (self.flows[head.key].start, self.flows[head.key].place))
+
+    def order(self, asked: Asked) -> float:
+        policy = self.bands[asked.key.priority].config.ordering
+        if isinstance(policy, EarliestDeadline):
+            return asked.deadline
+        if isinstance(policy, SloDeadline):
+            return asked.received_at + SLO_SECONDS[asked.slo]
+        assert isinstance(policy, Fcfs)
+        return 0
+
+    def price(self, asked: Asked, cost: int, usage: Mapping[str, object]) -> float:
+        config = self.bands[asked.key.priority].config
+        weight = config.weights.get(asked.key.id, 1.0)
+        match config.fairness:
+            case RoundRobin():
+                return 1
+            case WeightedFair():
+                return cost / weight
+            case GlobalStrict():
+                return 0
+            case ByUsage() as metered:
+                return metered.charge(cost, weight, {"number": asked.number, "slo": asked.slo, **usage})
+            case other:
+                raise AssertionError(other)
+
+    def charge(self, flow: Flow, more: float) -> None:
+        """Move a flow back by so much, behind those with the same tag."""
+        flow.start = flow.finish = flow.start + more
+        flow.place = self.places = self.places + 1
+
+    def correct(self, asked: Asked, more: float) -> None:
+        """As if it had been charged so much more; but for what was never held against its flow."""
+        flow, band = self.flows[asked.key], self.bands[asked.key.priority]
+        if asked.activation <= band.began:
+            return
+        if asked.activation < flow.activation:
+            ahead = max(0.0, -flow.slack)
+            flow.slack -= more
+            more = max(0.0, -flow.slack) - ahead
+        if more:
+            self.charge(flow, more)
+
+    def activate(self, asked: Asked) -> None:
+        """A flow has something queued again: it stands as if it had gone just now, if anybody went since they wait."""
+        flow, band = self.flows[asked.key], self.bands[asked.key.priority]
+        if flow.activation <= band.began:
+            flow.finish = 0
+        just_gone = band.virtual_time + (self.price(asked, asked.cost, {}) if band.has_gone else 0)
+        flow.activation = flow.place = self.places = self.places + 1
+        flow.slack = just_gone - flow.finish
+        flow.start = max(just_gone, flow.finish)
+
+    def forgive(self, priority: int) -> None:
+        """Where nobody waits any more, all begins anew: capacity that was used alone is no debt."""
+        band = self.bands[priority]
+        if all(other.key.priority != priority for other in self.queue):
+            band.virtual_time, band.began, band.has_gone = 0, self.places, False
+
+    def adjust(self, asked: Asked, cost: int | None, usage: Mapping[str, object]) -> bool:
+        was_held = asked in self.held
+
+        def act() -> None:
+            if was_held and asked.charged is not None:
+                charge = self.price(asked, asked.cost if cost is None else cost, usage)
+                self.correct(asked, charge - asked.charged)
+                asked.charged = charge
+
+        self.section(act)
+        return was_held
 
     def top_band(self) -> list[Asked]:
         return [asked for asked in self.queue if asked.key.priority == self.top()]
@@ -189,15 +356,16 @@ class Oracle:
             self.refuse(asked, Outcome.REJECTED_SATURATED)
         else:
             self.expire()
+            asked.order = self.order(asked)
             full, leaving = self.make_room(asked)
+            assert not self.shown, "a policy was shown more than it needed"
             if full is not None:
                 self.refuse(asked, Outcome.REJECTED_CAPACITY, full)
                 return
             for victim in leaving:
                 self.evict(victim, Outcome.EVICTED_DISPLACED)
             if all(other.key != asked.key for other in self.queue):
-                flow, self.places = self.flows[asked.key], self.places + 1
-                flow.start, flow.place = max(self.bands[asked.key.priority].virtual_time, flow.finish), self.places
+                self.activate(asked)
             self.queue.append(asked)
 
     def is_late(self, asked: Asked) -> bool:
@@ -215,8 +383,12 @@ class Oracle:
         ]
         leaving: list[Asked] = []
         for scope, policy, limit in limits:
-            for victim in self.victims(policy, asked):
-                if limit.is_relieved_by(victim) and victim not in leaving and not limit.holds(asked, leaving):
+            if limit.holds(asked, []):
+                continue
+            for victim in self.victims(policy, asked, everywhere=scope == "global"):
+                if limit.holds(asked, leaving):
+                    break
+                if limit.is_relieved_by(victim) and victim not in leaving:
                     leaving.append(victim)
             if not limit.holds(asked, leaving):
                 return scope, []
@@ -226,14 +398,47 @@ class Oracle:
                 leaving = others
         return None, leaving
 
-    def victims(self, policy: Displacement, newcomer: Asked) -> list[Asked]:
+    def victims(self, policy: Displacement, newcomer: Asked, *, everywhere: bool) -> Iterable[Asked]:
         if isinstance(policy, Never):
             return []
+        if isinstance(policy, NotedLongestFlow):
+            return self.of_longest_flows(newcomer, everywhere=everywhere)
         newest_first = self.queue[::-1]
         if isinstance(policy, NewestOfTheBand):
             return [asked for asked in newest_first if asked.key.priority == newcomer.key.priority]
         lower = [asked for asked in newest_first if asked.key.priority < newcomer.key.priority]
         return sorted(lower, key=lambda asked: asked.key.priority)
+
+    def of_longest_flows(self, newcomer: Asked, *, everywhere: bool) -> Iterator[Asked]:
+        own = newcomer.key.priority
+        its_share = self.share([newcomer, *[asked for asked in self.queue if asked.key == newcomer.key]])
+        for priority in sorted({asked.key.priority for asked in self.queue}) if everywhere else [own]:
+            staying = [asked for asked in self.queue if asked.key.priority == priority]
+            while staying:
+                victim = self.newest_of_a_longest_flow(staying)
+                staying.remove(victim)
+                kept = self.share([asked for asked in staying if asked.key == victim.key])
+                if priority > own or kept < its_share:
+                    break
+                yield victim
+
+    def newest_of_a_longest_flow(self, staying: list[Asked]) -> Asked:
+        flows = [[asked for asked in staying if asked.key == key] for key in {asked.key for asked in staying}]
+        largest = max(map(self.share, flows))
+        newest = [flow[-1] for flow in flows if self.share(flow) == largest]
+        if not self.shown:
+            return newest[0]  # the controller asked for less, and that will be seen
+        number = self.shown.pop(0)
+        assert number in [asked.number for asked in newest], "not the newest of one of the longest flows"
+        return next(asked for asked in newest if asked.number == number)
+
+    def share(self, of_flow: list[Asked]) -> float:
+        """How much of its band these requests of one flow take; of requests or of bytes, whichever is more."""
+        if not of_flow:
+            return 0
+        limits = self.bands[of_flow[0].key.priority].config
+        requests = len(of_flow) / (limits.max_requests or 2**53)
+        return max(requests, sum(asked.size for asked in of_flow) / _or_infinite(limits.max_bytes))
 
     def deadline(self, asked: Asked, of_band: float | None) -> float:
         if asked.ttl is not None:
@@ -267,10 +472,7 @@ class Oracle:
 
     def leave(self, asked: Asked) -> None:
         self.queue.remove(asked)
-        priority, band = asked.key.priority, self.bands[asked.key.priority]
-        if all(other.key.priority != priority for other in self.queue):  # capacity used while it was idle is no debt
-            of_band = [flow.finish for key, flow in self.flows.items() if key.priority == priority]
-            band.virtual_time = max(band.virtual_time, *of_band)
+        self.forgive(asked.key.priority)
 
     def give(self, asked: Asked) -> None:
         if asked in self.held:

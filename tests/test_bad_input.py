@@ -334,8 +334,8 @@ ROWS |= {
     "BandConfig(fairness=None)": type_error(band(fairness=None), "fairness", "policy", "None"),
     "BandConfig(displacement=5)": type_error(band(displacement=5), "displacement", "policy", "5"),
     "BandConfig(weights=5)": type_error(band(weights=5), "weights", "mapping", "5"),
-    "BandConfig(weights={a: 0})": value_error(band(weights={"a": 0}), "weights", "above 0", "0"),
-    "BandConfig(weights={a: NaN})": value_error(band(weights={"a": NAN}), "weights", "above 0", "nan"),
+    "BandConfig(weights={a: 0})": value_error(band(weights={"a": 0}), "weights", "1e-09 to 1e+09", "0"),
+    "BandConfig(weights={a: NaN})": value_error(band(weights={"a": NAN}), "weights", "1e-09", "nan"),
     "BandConfig(weights={a: True})": type_error(band(weights={"a": True}), "weights", "number", "True"),
     "BandConfig(weights={5: 1})": type_error(band(weights={5: 1.0}), "weights", "flow id", "5"),
     # the controller

@@ -225,14 +225,14 @@ def test_a_band_made_anew_starts_from_nothing(clock: FakeClock, controller: Flow
         controller.submit(Request(FlowKey(flow_id)), give_back)
     holder.release()
     first = registry_of(controller).bands.entries[0]
-    assert first.virtual_time > 0
+    assert first._began > 0
     collect_flows(clock, controller)
     clock.advance(BAND_TIMEOUT)
     controller.collect()
 
     visit(controller, "a")
     assert registry_of(controller).bands.entries[0] is not first
-    assert registry_of(controller).bands.entries[0].virtual_time == 0
+    assert registry_of(controller).bands.entries[0]._began == 0
 
 
 def test_a_band_whose_constructor_raises_fails_for_its_caller_alone(
@@ -297,8 +297,8 @@ def test_two_bands_of_one_template_share_no_state(make_controller: MakeControlle
     holder.release()
     visit(controller, "a", 2)
 
-    assert visited.virtual_time > 0
-    assert registry_of(controller).bands.entries[2].virtual_time == 0
+    assert visited._began > 0
+    assert registry_of(controller).bands.entries[2]._began == 0
     assert controller.stats().bands[2].queued == 0
 
 

@@ -8,28 +8,28 @@ from __future__ import annotations
 import heapq
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import pytest
 from hypothesis import Phase
 from hypothesis.stateful import run_state_machine_as_test
 
-from flowctl import ConcurrencyLimit, Config, LowerPriority, Outcome, Ticket, capacity, turn
+from flowctl import ConcurrencyLimit, Config, LongestFlow, LowerPriority, Outcome, Ticket, capacity, queue, turn
 from flowctl.band import PriorityBand
 from flowctl.bands import Bands
 from flowctl.flow import Flow
 from flowctl.lease import STAMP_MASK
 from flowctl.ledger import Ledger
-from flowctl.policies.displacement import Backlog
-from flowctl.queue import FlowQueue
+from flowctl.policies.displacement import Backlog, Newcomer
+from flowctl.queue import FlowQueue, KeyedQueue
 from flowctl.ticket import ReleaseOutcome, Wait
 from flowctl.turn import Turn
 from tests.oracle import Q
 from tests.proof import Proof
 from tests.test_stateful import CLAIM, ControllerMachine, examples
 
-ENOUGH: Final = 1_000
+ENOUGH: Final = 3_000
 """Examples, of which one has to show the difference."""
 
 Patch = pytest.MonkeyPatch
@@ -39,9 +39,9 @@ def idle_capacity_is_held_against_a_flow(patch: Patch) -> None:
     withdraw = PriorityBand.withdraw
 
     def broken(self: PriorityBand[Flow], flow: Flow, ticket: Ticket) -> None:
-        virtual_time = self.virtual_time
+        virtual_time, began = self.virtual_time, self._began
         withdraw(self, flow, ticket)
-        self.virtual_time = virtual_time
+        self.virtual_time, self._began = virtual_time, began
 
     patch.setattr(PriorityBand, "withdraw", broken)
 
@@ -116,14 +116,35 @@ def equal_tags_go_by_hash(patch: Patch) -> None:
 
 
 def a_flow_that_was_idle_comes_with_its_credit(patch: Patch) -> None:
-    push = PriorityBand.push
+    enter = PriorityBand._enter
 
-    def broken(self: PriorityBand[Flow], flow: Flow, ticket: Ticket) -> None:
-        virtual_time, self.virtual_time = self.virtual_time, 0
-        push(self, flow, ticket)
-        self.virtual_time = virtual_time
+    def broken(self: PriorityBand[Flow], flow: Flow) -> None:
+        enter(self, flow)
+        flow.start = flow.finish
+        self._place(flow)
 
-    patch.setattr(PriorityBand, "push", broken)
+    patch.setattr(PriorityBand, "_enter", broken)
+
+
+def newcomers_go_before_those_who_wait_for_their_next_turn(patch: Patch) -> None:
+    enter = PriorityBand._enter
+
+    def broken(self: PriorityBand[Flow], flow: Flow) -> None:
+        virtual_time = self.virtual_time
+        enter(self, flow)
+        flow.start = max(virtual_time, flow.finish)
+        self._place(flow)
+
+    patch.setattr(PriorityBand, "_enter", broken)
+
+
+def what_was_overtaken_is_given_back_all_the_same(patch: Patch) -> None:
+    correct = PriorityBand.correct
+
+    def broken(self: PriorityBand[Flow], flow: Flow, change: float, activation: int) -> None:
+        correct(self, flow, change, flow.activation)
+
+    patch.setattr(PriorityBand, "correct", broken)
 
 
 def who_comes_overtakes_equals_who_wait(patch: Patch) -> None:
@@ -151,7 +172,7 @@ def idle_time_begins_when_a_seat_is_taken(patch: Patch) -> None:
 
 
 def equals_make_room(patch: Patch) -> None:
-    def broken(self: LowerPriority, priority: int, backlogs: Sequence[Backlog[Q]]) -> Iterator[Q]:
+    def broken(self: LowerPriority, newcomer: Newcomer, backlogs: Sequence[Backlog[Q]]) -> Iterator[Q]:
         return iter([ticket for backlog in backlogs for ticket in backlog.newest_first()])
 
     patch.setattr(LowerPriority, "victims", broken)
@@ -190,6 +211,168 @@ def a_request_may_wait_as_long_as_it_likes(patch: Patch) -> None:
     patch.setattr(Config, "deadline", broken)
 
 
+def the_ordering_policy_is_not_asked(patch: Patch) -> None:
+    def broken(self: Turn, band: PriorityBand[Flow], wait: Wait) -> float:
+        return 0.0
+
+    patch.setattr(Turn, "_order_locked", broken)
+
+
+def equal_keys_go_by_the_latest_arrival(patch: Patch) -> None:
+    def broken(ticket: Ticket) -> tuple[float, int]:
+        return (0.0 if ticket.wait is None else ticket.wait.order), -ticket.serial
+
+    patch.setattr(queue, "_key", broken)
+
+
+def a_withdrawal_from_the_middle_puts_the_first_one_last(patch: Patch) -> None:
+    withdraw = FlowQueue.withdraw
+
+    def broken(self: FlowQueue, ticket: Ticket) -> None:
+        from_the_middle = self.head is not ticket is not self.newest
+        withdraw(self, ticket)
+        if from_the_middle and not isinstance(self, KeyedQueue):
+            self._tickets.move_to_end(next(iter(self._tickets)))
+
+    patch.setattr(FlowQueue, "withdraw", broken)
+
+
+def a_withdrawal_from_the_middle_of_a_keyed_queue_takes_out_the_head(patch: Patch) -> None:
+    def broken(self: KeyedQueue, ticket: Ticket) -> None:
+        FlowQueue.withdraw(self, ticket)
+        self._order.popitem(0)
+
+    patch.setattr(KeyedQueue, "withdraw", broken)
+
+
+def a_better_head_that_comes_later_is_not_seen(patch: Patch) -> None:
+    push = PriorityBand.push
+
+    def broken(self: PriorityBand[Flow], flow: Flow, ticket: Ticket) -> None:
+        was_active, by_head = flow.place is not None, self._by_head
+        self._by_head = by_head and not was_active
+        push(self, flow, ticket)
+        self._by_head = by_head
+
+    patch.setattr(PriorityBand, "push", broken)
+
+
+def a_flow_keeps_the_place_of_a_head_that_left(patch: Patch) -> None:
+    withdraw = PriorityBand.withdraw
+
+    def broken(self: PriorityBand[Flow], flow: Flow, ticket: Ticket) -> None:
+        by_head, self._by_head = self._by_head, False
+        withdraw(self, flow, ticket)
+        self._by_head = by_head
+
+    patch.setattr(PriorityBand, "withdraw", broken)
+
+
+def weights_are_ignored(patch: Patch) -> None:
+    price = PriorityBand.price
+
+    def broken(self: PriorityBand[Flow], cost: int, weight: float, metadata: Mapping[str, object] | None) -> float:
+        return price(self, cost, 1.0, metadata)
+
+    patch.setattr(PriorityBand, "price", broken)
+
+
+def what_the_work_really_cost_is_ignored(patch: Patch) -> None:
+    adjust = Turn.adjust
+
+    def broken(self: Turn, ticket: Ticket, cost: int | None, usage: Mapping[str, object]) -> bool:
+        return adjust(self, ticket, None, {})
+
+    patch.setattr(Turn, "adjust", broken)
+
+
+def what_the_work_really_cost_is_charged_on_top(patch: Patch) -> None:
+    adjust = Turn.adjust
+
+    def broken(self: Turn, ticket: Ticket, cost: int | None, usage: Mapping[str, object]) -> bool:
+        if ticket.wait is not None and ticket.wait.charged is not None:
+            ticket.wait.charged = 0
+        return adjust(self, ticket, cost, usage)
+
+    patch.setattr(Turn, "adjust", broken)
+
+
+def a_correction_does_not_move_a_flow_that_waits(patch: Patch) -> None:
+    correct = PriorityBand.correct
+
+    def broken(self: PriorityBand[Flow], flow: Flow, change: float, activation: int) -> None:
+        place, flow.place = flow.place, None
+        correct(self, flow, change, activation)
+        flow.place = place
+
+    patch.setattr(PriorityBand, "correct", broken)
+
+
+def a_flow_that_grew_is_not_ranked_anew(patch: Patch) -> None:
+    push = PriorityBand.push
+
+    def broken(self: PriorityBand[Flow], flow: Flow, ticket: Ticket) -> None:
+        ranking, self._ranking = self._ranking, None
+        push(self, flow, ticket)
+        self._ranking = ranking
+
+    patch.setattr(PriorityBand, "push", broken)
+
+
+def a_flow_that_shrank_is_not_ranked_anew(patch: Patch) -> None:
+    longest_first, share = PriorityBand.longest_first, PriorityBand.share
+
+    def broken(self: PriorityBand[Flow]) -> Iterator[tuple[float, Ticket]]:
+        if self._ranking is None:
+            return longest_first(self)
+        _, _, flow = self._ranking[0]
+        newest = flow.queue.newest
+        if newest is None:
+            return longest_first(self)
+        return iter([(share(self, len(flow.queue) - 1, flow.queue.size - newest.size), newest)])
+
+    patch.setattr(PriorityBand, "longest_first", broken)
+
+
+def the_longest_flow_is_emptied_before_the_next(patch: Patch) -> None:
+    def broken(self: PriorityBand[Flow]) -> Iterator[tuple[float, Ticket]]:
+        flows = [place[2] for place in self._ring if place[2].place is place]
+        for flow in sorted(flows, key=lambda flow: -self.share(len(flow.queue), flow.queue.size)):
+            newest_first = list(flow.queue.newest_first())
+            for nth, ticket in enumerate(newest_first, start=1):
+                staying = newest_first[nth:]
+                yield self.share(len(staying), sum(other.size for other in staying)), ticket
+
+    patch.setattr(PriorityBand, "longest_first", broken)
+
+
+def bytes_are_no_part_of_a_share(patch: Patch) -> None:
+    share = PriorityBand.share
+
+    def broken(self: PriorityBand[Flow], requests: int, size: int) -> float:
+        return share(self, requests, 0)
+
+    patch.setattr(PriorityBand, "share", broken)
+
+
+def equally_long_flows_make_room_for_each_other(patch: Patch) -> None:
+    victims = LongestFlow.victims
+
+    def broken(self: LongestFlow, newcomer: Newcomer, backlogs: Sequence[Backlog[Q]]) -> Iterator[Q]:
+        return victims(self, newcomer._replace(share=0.0), backlogs)
+
+    patch.setattr(LongestFlow, "victims", broken)
+
+
+def the_longest_flow_makes_room_for_a_lower_priority(patch: Patch) -> None:
+    victims = LongestFlow.victims
+
+    def broken(self: LongestFlow, newcomer: Newcomer, backlogs: Sequence[Backlog[Q]]) -> Iterator[Q]:
+        return victims(self, newcomer._replace(priority=1_000), backlogs)
+
+    patch.setattr(LongestFlow, "victims", broken)
+
+
 CONTROLS: Final[Sequence[Callable[[Patch], None]]] = (
     idle_capacity_is_held_against_a_flow,
     a_flow_that_was_idle_comes_with_its_credit,
@@ -207,6 +390,22 @@ CONTROLS: Final[Sequence[Callable[[Patch], None]]] = (
     some_leave_for_a_newcomer_in_vain,
     an_unknown_priority_goes_to_the_nearest_above,
     a_request_may_wait_as_long_as_it_likes,
+    the_ordering_policy_is_not_asked,
+    equal_keys_go_by_the_latest_arrival,
+    a_withdrawal_from_the_middle_puts_the_first_one_last,
+    a_withdrawal_from_the_middle_of_a_keyed_queue_takes_out_the_head,
+    a_better_head_that_comes_later_is_not_seen,
+    a_flow_keeps_the_place_of_a_head_that_left,
+    weights_are_ignored,
+    what_the_work_really_cost_is_ignored,
+    what_the_work_really_cost_is_charged_on_top,
+    a_correction_does_not_move_a_flow_that_waits,
+    a_flow_that_grew_is_not_ranked_anew,
+    a_flow_that_shrank_is_not_ranked_anew,
+    the_longest_flow_is_emptied_before_the_next,
+    bytes_are_no_part_of_a_share,
+    equally_long_flows_make_room_for_each_other,
+    the_longest_flow_makes_room_for_a_lower_priority,
 )
 
 

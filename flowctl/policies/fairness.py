@@ -22,14 +22,20 @@ class Fairness(Protocol):
 
 
 class MeteredFairness(Protocol):
-    """A `Fairness` that also reads what a request says about itself, and what `Ticket.adjust` says of it later."""
+    """A `Fairness` that also reads what a request says about itself, and what `Ticket.adjust` says of it later.
+
+    The default of `metadata` is for type checkers: it is always given.
+    """
 
     def charge(self, cost: int, weight: float, metadata: Mapping[str, object] = ...) -> float: ...
 
 
 def is_metered(policy: Fairness) -> TypeGuard[MeteredFairness]:
     """Does it take `metadata`?"""
-    return "metadata" in inspect.signature(policy.charge).parameters
+    try:
+        return "metadata" in inspect.signature(policy.charge).parameters
+    except ValueError:  # some that are written in C have none that Python knows of
+        return False
 
 
 @final
