@@ -27,6 +27,7 @@ from flowctl.lease import Lease, Leased, LeaseTable
 from flowctl.policies.fairness import is_metered
 from flowctl.policies.ordering import Fcfs
 from flowctl.queue import FlowQueue
+from flowctl.ranking import Ranking
 from flowctl.request import MAX_COUNT
 from flowctl.ticket import Ticket
 
@@ -120,9 +121,7 @@ class PriorityBand(Generic[F]):
         # the others where something is queued
         self._paused: dict[F, None] = {}
         self._last_place = 0
-        # heap of the flows by their share, the largest first; an entry counts only if that is still the flow's share.
-        # None until somebody has to make room, and when nobody waits
-        self._ranking: list[tuple[float, int, F]] | None = None
+        self._ranking: Ranking[F] = Ranking(self.share)
 
     @property
     def queued(self) -> int:
@@ -133,29 +132,8 @@ class PriorityBand(Generic[F]):
         return reversed(self.backlog.values())
 
     def longest_first(self) -> Iterator[tuple[float, Ticket]]:
-        """What is queued: each time the newest of whichever flow then has the largest share, were the others gone; and
-        its flow's share without it. The backlog must not change meanwhile. The first is O(log flows).
-        """
-        if self._ranking is None:
-            self._ranking = [self._rank(flow) for flow in self._waiting_flows()]
-            heapq.heapify(self._ranking)
-        ranking = self._ranking
-        staying: dict[F, tuple[Iterator[Ticket], int, int]] = {}
-        while ranking:
-            share, number, flow = ranking[0]
-            queue = flow.queue
-            newest, requests, size = staying.get(flow) or (iter(queue.newest_first()), len(queue), queue.size)
-            if not requests:
-                heapq.heappop(ranking)
-            elif -share != self.share(requests, size):
-                heapq.heapreplace(ranking, (-self.share(requests, size), number, flow))
-            else:
-                ticket = next(newest)
-                requests, size = requests - 1, size - ticket.size
-                yield self.share(requests, size), ticket
-                if not staying:
-                    ranking = ranking.copy()  # from here on it tells of what would be
-                staying[flow] = newest, requests, size
+        """What is queued, the newest of the largest flow first: see `Ranking.longest_first`."""
+        return self._ranking.longest_first(self._waiting_flows)
 
     def share(self, requests: int, size: int) -> float:
         """How much of the band so many requests of so many bytes take: their larger part of its limits (the dominant
@@ -173,10 +151,7 @@ class PriorityBand(Generic[F]):
             self._enter(flow)
         elif self._by_head and flow.queue.head is ticket:
             self._place(flow)
-        if self._ranking is not None:
-            heapq.heappush(self._ranking, self._rank(flow))
-            if len(self._ranking) > 2 * len(self.backlog) + 64:  # mostly stale
-                self._ranking = None
+        self._ranking.grew(flow, len(self.backlog))
 
     def withdraw(self, flow: F, ticket: Ticket) -> None:
         """Take a queued ticket out, wherever it stands. Costs what it costs its queue."""
@@ -190,7 +165,7 @@ class PriorityBand(Generic[F]):
             self._place(flow)
         if not self.backlog:
             self.virtual_time, self._began, self.has_gone = 0, self._last_place, False
-            self._ranking = None
+            self._ranking.forget()
 
     def next_flow(self) -> F | None:
         """The active flow whose turn it is."""
@@ -262,7 +237,7 @@ class PriorityBand(Generic[F]):
     def open(self, config: BandConfig) -> None:
         """Take requests, with these limits; ordering and fairness stay what they are."""
         self.config = config
-        self._ranking = None
+        self._ranking.forget()
         self.is_retired = False
         self._set_door()
 
@@ -279,7 +254,7 @@ class PriorityBand(Generic[F]):
         self._ring.clear()
         self._paused.clear()
         self.active = 0
-        self._ranking = None
+        self._ranking.forget()
         self.backlog.clear()
         self.queued_bytes = 0
 
@@ -324,10 +299,6 @@ class PriorityBand(Generic[F]):
         if len(self._ring) > 2 * len(self.backlog) + 64:  # more stale places than live ones
             self._ring = [place for place in self._ring if place[2].place is place]
             heapq.heapify(self._ring)
-
-    def _rank(self, flow: F) -> tuple[float, int, F]:
-        self._last_place += 1
-        return -self.share(len(flow.queue), flow.queue.size), -self._last_place, flow
 
     def _check(self) -> None:
         self.lease._check()

@@ -23,6 +23,7 @@ from flowctl.lease import STAMP_MASK
 from flowctl.ledger import Ledger
 from flowctl.policies.displacement import Backlog, Newcomer
 from flowctl.queue import FlowQueue, KeyedQueue
+from flowctl.ranking import Ranking
 from flowctl.ticket import ReleaseOutcome, Wait
 from flowctl.turn import Turn
 from tests.oracle import Q
@@ -309,23 +310,19 @@ def a_correction_does_not_move_a_flow_that_waits(patch: Patch) -> None:
 
 
 def a_flow_that_grew_is_not_ranked_anew(patch: Patch) -> None:
-    push = PriorityBand.push
+    def broken(self: Ranking[Flow], flow: Flow, queued: int) -> None:
+        pass
 
-    def broken(self: PriorityBand[Flow], flow: Flow, ticket: Ticket) -> None:
-        ranking, self._ranking = self._ranking, None
-        push(self, flow, ticket)
-        self._ranking = ranking
-
-    patch.setattr(PriorityBand, "push", broken)
+    patch.setattr(Ranking, "grew", broken)
 
 
 def a_flow_that_shrank_is_not_ranked_anew(patch: Patch) -> None:
     longest_first, share = PriorityBand.longest_first, PriorityBand.share
 
     def broken(self: PriorityBand[Flow]) -> Iterator[tuple[float, Ticket]]:
-        if self._ranking is None:
+        if self._ranking._heap is None:
             return longest_first(self)
-        _, _, flow = self._ranking[0]
+        _, _, flow = self._ranking._heap[0]
         newest = flow.queue.newest
         if newest is None:
             return longest_first(self)

@@ -32,6 +32,7 @@ FLOORS = (
     ),
     ("config", "ticket"),
     ("queue", "gate", "news"),
+    ("ranking",),
     ("band",),
     ("flow",),
     ("shard", "ledger"),
