@@ -1,7 +1,7 @@
 """The flows of a band by how much of it they hold: whose newest request makes room.
 
-Guarded by the turn. Nothing is kept until somebody asks; then a heap, of which an entry counts only if it tells what its
-flow holds now: who grows is entered anew, who shrinks is found out when his turn comes.
+Guarded by the turn. Nothing is kept until somebody asks; then a heap, of which an entry counts only if it tells what
+its flow holds now: who grows is entered anew, who shrinks is found out when his turn comes.
 """
 
 from __future__ import annotations
