@@ -1,5 +1,6 @@
 """The books where they are rarely wrong: each that is wrong alone is noticed, and each gives back what it took."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -8,7 +9,7 @@ from flowctl import Expired, FlowController, FlowKey, QueueFull, Request, Ticket
 from flowctl.flow import Flow
 from flowctl.lease import MAX_PINS, ONE_PIN, STAMP_MASK
 from flowctl.testing import FakeClock
-from tests.support import MakeController, Spawn
+from tests.support import GateOver, MakeController, Spawn
 
 A_MOMENT = 0.05
 """Real seconds in which a thread that need not wait would have come to the lock."""
@@ -111,3 +112,66 @@ def test_of_two_who_take_one_ticket_out_only_one_did(controller: FlowController,
     assert not late.result()
     assert told == [ticket]
     holder.release()
+
+
+def test_an_audit_counts_each_flow_whose_pins_it_put_right(controller: FlowController) -> None:
+    flows: list[Flow] = []
+    for flow_id in "ab":
+        controller.admit(flow_id).release()
+        flows.append(flow_of(controller, flow_id))
+        flows[-1].word.value += ONE_PIN
+    controller._state.turn.audit(flows, repairs=0)
+
+    assert controller.stats().repairs == 2
+    assert [flow.lease.pins for flow in flows] == [0, 0]
+
+
+def test_whose_client_may_leave_is_known_for_as_long_as_it_waits(controller: FlowController, spawn: Spawn) -> None:
+    turn, asked = controller._state.turn, threading.Event()
+
+    def client_left() -> bool:
+        asked.set()
+        return False
+
+    holder = controller.admit("holder")
+    waiter = spawn(controller.admit, "a", cancel=client_left)
+    while not turn.has_probes():
+        asked.wait(A_MOMENT)
+    controller.collect()
+    assert asked.is_set()
+
+    holder.release()
+    waiter.result().release()
+    assert not turn.has_probes()
+
+
+def test_books_that_are_made_anew_ask_for_nobody_who_is_gone(controller: FlowController) -> None:
+    turn = controller._state.turn
+    turn.ledger.probed[12345] = int
+    turn.ledger.rebuild()
+
+    assert not turn.has_probes()
+
+
+@pytest.mark.parametrize(("what", "when"), [("gate", "admits"), ("observer", "released")])
+def test_the_log_says_what_failed(
+    make_controller: MakeController, caplog: pytest.LogCaptureFixture, what: str, when: str
+) -> None:
+    class Failing(GateOver):
+        def admits(self, in_flight: int, cost: int, priority: int) -> bool:
+            if when == "admits":
+                raise ZeroDivisionError
+            return True
+
+        def settled(self, ticket: Ticket) -> None:
+            pass
+
+        def released(self, ticket: Ticket, outcome: str) -> None:
+            raise ZeroDivisionError
+
+    failing = Failing(1)
+    controller = make_controller(gate=failing, observer=failing if when == "released" else None)
+    ticket = controller.submit(Request(FlowKey("a"), ttl=0), lambda ticket: None)
+    ticket.release() if ticket.state == "dispatched" else None
+
+    assert f"{what} failed (no. 1 of its kind)" in caplog.text
