@@ -231,11 +231,12 @@ class FlowController:
                     wait.why = LookupError("no band takes requests: all are retired")
                     state.turn.refuse(ticket, Outcome.REJECTED_OTHER)
                     return
-                key = FlowKey(key.id, priority)
+                if priority != key.priority:
+                    key = FlowKey(key.id, priority)
                 flow = registry.find(key)
             if flow is None:
-                key = registry.key_for(key)
-                flow = registry.find(key)
+                own, key = key, registry.key_for(key)
+                flow = None if key is own else registry.find(key)
             if flow is None:
                 arrived = self._arrive_at_new_flow(state, ticket, wait, key)
                 continue
@@ -248,10 +249,10 @@ class FlowController:
                 state.turn.refuse(ticket, Outcome.REJECTED_CAPACITY)
                 return
 
-    def _arrive_at(self, state: State, ticket: Ticket, wait: Wait, flow: Flow) -> bool:
+    def _arrive_at(self, state: State, ticket: Ticket, wait: Wait, flow: Flow, birth: Hold[Flow] | None = None) -> bool:
         """The same at this flow, whose band says how long to wait; False if the flow cannot be pinned."""
         wait.deadline = self._config.deadline(wait.arrived, wait.ttl, flow.band.config.default_ttl)
-        return state.turn.arrive(ticket, wait, flow)
+        return state.turn.arrive(ticket, wait, flow, birth)
 
     def _arrive_at_new_flow(self, state: State, ticket: Ticket, wait: Wait, key: FlowKey) -> bool:
         """The same where the flow has to be created; False if that has to be tried again."""
@@ -273,9 +274,10 @@ class FlowController:
                 wait.why = error
                 turn.refuse(ticket, Outcome.REJECTED_OTHER)
                 return True
-            return self._arrive_at(state, ticket, wait, flow)
+            return self._arrive_at(state, ticket, wait, flow, birth)
         finally:
-            turn.disown(birth)  # the ticket has a hold of its own now, or none
+            if birth.serial != ticket.serial:
+                turn.disown(birth)  # the ticket did not arrive by it
 
     def _park(self, turn: Turn, ticket: Ticket, wait: Wait) -> None:
         """Wait until the ticket is settled. Whoever gives up takes it out; if dispatch was faster, it is kept."""

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from flowctl import sync
-from flowctl.band import PriorityBand
+from flowctl.band import NOBODY, PriorityBand
 from flowctl.clock import Clock
 from flowctl.config import Config
 from flowctl.errors import Outcome
@@ -62,6 +62,9 @@ class Dispatch(Sections):
     def _round_locked(self, now: float) -> None:
         """Let go whoever can go, in order, and settle whose deadline has come."""
         ledger = self.ledger
+        if ledger.top == NOBODY:  # and we are not closed
+            self._owed = False
+            return
         skipped: set[PriorityBand[Flow]] = set()
         for _ in range(SETTLED_A_SECTION):
             if ledger.closed and ledger.waiting:  # those who are paused too
@@ -131,8 +134,8 @@ class Dispatch(Sections):
                 return False
         return True
 
-    def _grant_locked(self, ticket: Ticket, hold: Hold[Flow], wait: Wait, now: float) -> None:
-        """Turn the hold of a ticket that is in no queue into seats."""
+    def _grant_locked(self, ticket: Ticket, hold: Hold[Flow], wait: Wait, now: float, *, is_told: bool = True) -> None:
+        """Turn the hold of a ticket that is in no queue into seats; tell it, unless its own thread will see it."""
         ledger = self.ledger
         # plain stores up to the last line: no exception can come between them
         wait.settled_at = now
@@ -140,7 +143,8 @@ class Dispatch(Sections):
         ledger.in_flight += ticket.cost
         ledger.dispatched += 1
         ticket.outcome = DISPATCHED
-        self.news.settled.append(ticket)
+        if is_told or self.news.observer is not None:
+            self.news.settled.append(ticket)
 
     def _evict_locked(self, ticket: Ticket, outcome: Outcome, now: float) -> bool:
         """Settle a queued ticket without a seat; False if it was settled before."""

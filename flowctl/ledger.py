@@ -87,9 +87,6 @@ class Ledger:
         hold.cost = 0
         hold.returned = False
         self.holds[serial] = hold
-        halts = self.halts.get(flow.band.priority)
-        if halts is not None and flow.band.halts is not halts:  # the band is new
-            flow.band.halt(halts)
 
     def enter(self, ticket: Ticket, hold: Hold[Flow], flow: Flow) -> bool:
         """Enter an arrival's hold, with a pin; False if the flow cannot be pinned."""
@@ -105,6 +102,16 @@ class Ledger:
         self.holds[serial] = hold
         flow.word.value += ONE_PIN
         return True
+
+    def renumber(self, ticket: Ticket, hold: Hold[Flow], flow: Flow) -> None:
+        """Enter an arrival by the hold that its flow was adopted with: it arrives now, and not when that was."""
+        adopted = hold.serial
+        self.serial = serial = self.serial + 1
+        ticket._flow = flow
+        ticket.serial = serial
+        hold.serial = serial
+        self.holds[serial] = hold
+        del self.holds[adopted]
 
     def drop(self, serial: int, now_ms: int) -> Hold[Flow] | None:
         """Take a hold out, with its pin and its seats; None if it was out already."""
@@ -159,6 +166,13 @@ class Ledger:
                 else:
                     bands.remove(band)
         self._retop()
+
+    def adopt_band(self, band: PriorityBand[Flow]) -> None:
+        """Have a band that may be new hold back who is held back at its priority."""
+        halts = self.halts.get(band.priority)
+        if halts is not None and band.halts is not halts:
+            band.halt(halts)
+            self.relist(band)
 
     def halt(self, priority: int, halts: Halts, band: PriorityBand[Flow] | None) -> None:
         """Hold back these in a band, that exists or is still to come."""

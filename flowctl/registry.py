@@ -102,8 +102,11 @@ class FlowRegistry:
         them is idle, one that it shares with others.
         """
         most = self._config.max_flows
-        if most is None or len(self.topology) < most or self._collect_longest_idle():
-            return key
+        for _ in range(LOOKS):  # more than one may have to go: the overflow flows come on top
+            if most is None or len(self.topology) < most:
+                return key
+            if not self._collect_longest_idle():
+                break
         band = self.bands.entries.get(key.priority)
         config = self.founded.config_at(key.priority) if band is None else band.config
         if key.id in config.weights:

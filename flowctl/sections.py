@@ -81,13 +81,23 @@ class Sections(ABC):
         self.help()
 
     def book(self, act: Act) -> None:
-        """Run an act that only stores, at once: also in the middle of a section of our own thread."""
+        """Run an act that only stores, and lets nobody go who could not before; at once, also in the middle of a
+        section of our own thread.
+        """
         with self.lock:
             if self._busy:
                 act(self._now())
                 return
-            self._section_locked(act)
-        self.help()
+            self._busy = True
+            try:
+                act(self._now())
+            except BaseException:
+                self._torn = True
+                raise
+            finally:
+                self._busy = False
+        if self._owed or self._returns or self._torn or self.news.settled:
+            self.help()
 
     def read(self, look: Callable[[Ledger], T]) -> T:
         """Look at the books under the lock."""

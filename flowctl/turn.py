@@ -73,7 +73,10 @@ class Turn(Dispatch):
 
     def adopt(self, hold: Hold[Flow], flow: Flow) -> None:
         """Enter the hold of a new flow's creator, which owns the pin that the flow was born with."""
-        self.book(lambda now: self.ledger.adopt(hold, flow))
+        with self.lock:
+            self.ledger.adopt(hold, flow)  # plain stores: this takes no section
+        if self.ledger.halts:
+            self.change(lambda now: self.ledger.adopt_band(flow.band))
 
     def disown(self, hold: Hold[Flow]) -> None:
         """Take that hold back: its ticket has arrived by a hold of its own, or never will."""
@@ -83,13 +86,14 @@ class Turn(Dispatch):
 
         self.book(act)
 
-    def arrive(self, ticket: Ticket, wait: Wait, flow: Flow) -> bool:
+    def arrive(self, ticket: Ticket, wait: Wait, flow: Flow, birth: Hold[Flow] | None = None) -> bool:
         """Decide or queue a ticket: afterwards it has an outcome, or it is queued. False if the flow cannot be pinned.
+        `birth`: its hold already, if its thread created this flow.
 
         In a signal handler or finaliser that interrupted a section of its own thread nothing can be decided: a ticket
         with a callback arrives when that section ends, any other is refused as `REJECTED_OTHER`.
         """
-        hold = self.new_hold(ticket)
+        hold = birth if birth is not None and birth.flow is flow else self.new_hold(ticket)
         arrived = False
 
         def act(now: float) -> None:
@@ -112,6 +116,7 @@ class Turn(Dispatch):
         with self.lock:
             if self._busy:
                 if wait.on_settled is not None:
+                    hold = self.new_hold(ticket)  # its creator takes the other one back
                     self._returns.append(act_later)
                 else:
                     wait.why = RuntimeError("admit in a signal handler or finaliser that interrupted its own thread")
@@ -123,7 +128,9 @@ class Turn(Dispatch):
 
     def _arrive_locked(self, ticket: Ticket, hold: Hold[Flow], wait: Wait, flow: Flow, now: float) -> bool:
         ledger = self.ledger
-        if not ledger.enter(ticket, hold, flow):
+        if hold.serial:
+            ledger.renumber(ticket, hold, flow)
+        elif not ledger.enter(ticket, hold, flow):
             return False
         refusal = self._decide_locked(ticket, hold, wait, flow, now)
         if refusal is not None:
@@ -144,7 +151,7 @@ class Turn(Dispatch):
             self._round_locked(now)  # a head whose deadline has come keeps nobody out
         may_go = band.priority > ledger.top and not band.is_paused(flow)
         if may_go and self._has_room_locked(ticket.cost, band.priority):
-            self._grant_locked(ticket, hold, wait, now)
+            self._grant_locked(ticket, hold, wait, now, is_told=wait.on_settled is not None)
             return None
         return self._queue_locked(ticket, wait, flow, now)
 
