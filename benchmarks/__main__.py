@@ -14,12 +14,23 @@ from typing import Final, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from benchmarks import collection, free, lease, memory, saturated
+from benchmarks import cancel, collection, dispatch, free, identities, lease, memory, queues, resize, saturated
 from benchmarks.harness import DEFAULT, QUICK, Question, Row, Step
 from benchmarks.machine import Neighbours, this_machine
 from benchmarks.report import show, write
 
-QUESTIONS: Final = (free.QUESTION, saturated.QUESTION, lease.QUESTION, collection.QUESTION, memory.QUESTION)
+QUESTIONS: Final = (
+    free.QUESTION,
+    saturated.QUESTION,
+    dispatch.QUESTION,
+    cancel.QUESTION,
+    resize.QUESTION,
+    identities.QUESTION,
+    queues.QUESTION,
+    lease.QUESTION,
+    collection.QUESTION,
+    memory.QUESTION,
+)
 LATEST: Final = Path(__file__).parent / "results" / "latest.json"
 
 
@@ -32,7 +43,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         "measured. How to read the table: benchmarks/README.md.",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="less than a minute, and rougher (default: 3 to 5 minutes)"
+        "--quick", action="store_true", help="a minute and a half, and rougher (default: 8 to 9 minutes)"
     )
     parser.add_argument(
         "--only", type=_chosen, default=QUESTIONS, metavar="NAMES", help="questions, by commas: see --list"

@@ -7,15 +7,13 @@ too: its pauses at this number of objects are its own, and would hide what is as
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Final, final
 
-from benchmarks.crew import Window
+from benchmarks.crew import Window, no_gc
 from benchmarks.harness import Depth, Pairs, Question, Row, Step, Target, percentile
 from flowctl import ConcurrencyLimit, Config, FlowController
 from flowctl.sync import Parking
@@ -52,7 +50,10 @@ class Population:
         self._dial = Dial()
         self._born = 0
         self.controller = FlowController(
-            Config(flow_gc_timeout=TIMEOUT), gate=ConcurrencyLimit(1), clock=self._dial, background=False
+            Config(flow_gc_timeout=TIMEOUT, max_flows=None),
+            gate=ConcurrencyLimit(1),
+            clock=self._dial,
+            background=False,
         )
         for group in range(cycles):
             self._dial.seconds = group * AGE
@@ -82,16 +83,6 @@ class Population:
         self.controller.collect()
 
 
-@contextmanager
-def _no_gc() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
 def _cost(population: Population) -> float:
     """CPU microseconds a collected flow, of one cycle."""
     population.age()
@@ -105,7 +96,7 @@ def _cost(population: Population) -> float:
 def _costs(depth: Depth) -> Sequence[Row]:
     many, few = Population(100_000, depth.cycles), Population(10_000, depth.cycles)
     pairs = Pairs()
-    with _no_gc():
+    with no_gc():
         pairs.take(depth.cycles, lambda: _cost(many), lambda: _cost(few))
     return [
         Row(
@@ -167,7 +158,7 @@ def _lateness(depth: Depth) -> Sequence[Row]:
     population = Population(100_000, depth.cycles)
     busy: list[tuple[float, float]] = []
     quiet: list[tuple[float, float]] = []
-    with _no_gc(), Sleeper() as sleeper:
+    with no_gc(), Sleeper() as sleeper:
         for _ in range(depth.cycles):
             population.age()
             began = time.perf_counter()

@@ -6,10 +6,12 @@ the moment at which the last one is ready until the last one is done.
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Generic, TypeVar, final
@@ -100,6 +102,17 @@ def served_in_window(threads: int, seconds: float, serve: Callable[[int], None])
         return served
 
     return on_threads(threads, job, lambda: window.last(seconds))
+
+
+@contextmanager
+def no_gc() -> Iterator[None]:
+    """Without Python's own `gc`, whose pauses follow the number of objects in the process."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 # --- loops ---------------------------------------------------------------------------------------------------------

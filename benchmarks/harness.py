@@ -14,7 +14,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Final, Literal, final
+from typing import Final, Literal, TypeVar, final
 
 BUSY: Final = 0.25
 """Other processes took more than this share of all cores: the row is marked "busy"."""
@@ -23,6 +23,8 @@ WIDE: Final = 0.35
 """The quartiles of the rival against itself lie further apart than this: the row is marked "wide"."""
 
 Doubt = Literal["busy", "wide"]
+
+T = TypeVar("T")
 
 
 @final
@@ -39,13 +41,35 @@ class Depth:
     windows: int  # pairs of windows in which threads compete for seats
     window: float
     cycles: int  # collections
+    ids: int  # that are made up
+    sizes: tuple[int, ...]  # of queues
 
 
 QUICK: Final = Depth(
-    name="quick", pairs=5, sample=0.05, contended=0.15, turns=2, full=False, windows=3, window=0.8, cycles=5
+    name="quick",
+    pairs=5,
+    sample=0.05,
+    contended=0.15,
+    turns=2,
+    full=False,
+    windows=3,
+    window=0.8,
+    cycles=5,
+    ids=100_000,
+    sizes=(10, 1_000, 10_000),
 )
 DEFAULT: Final = Depth(
-    name="default", pairs=15, sample=0.15, contended=0.3, turns=2, full=True, windows=7, window=2.0, cycles=10
+    name="default",
+    pairs=15,
+    sample=0.15,
+    contended=0.3,
+    turns=2,
+    full=True,
+    windows=7,
+    window=2.0,
+    cycles=10,
+    ids=1_000_000,
+    sizes=(10, 100, 1_000, 10_000, 100_000),
 )
 
 
@@ -198,3 +222,13 @@ class Pairs:
             else:
                 self.ours.append(ours())
                 self.rival.append(rival())
+
+
+def in_turns(rounds: int, sides: Sequence[Callable[[], T]]) -> list[list[T]]:
+    """What each side returned in so many rounds: A B C, C B A, A B C, ..."""
+    found: list[list[T]] = [[] for _ in sides]
+    for number in range(rounds):
+        line = list(zip(sides, found, strict=True))
+        for side, results in reversed(line) if number % 2 else line:
+            results.append(side())
+    return found

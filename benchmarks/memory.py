@@ -15,7 +15,7 @@ from typing import Final
 
 from benchmarks.collection import Dial
 from benchmarks.harness import Depth, Question, Row, Step, Target
-from flowctl import ConcurrencyLimit, FlowController
+from flowctl import ConcurrencyLimit, Config, FlowController
 
 SIZES: Final = range(10_000, 44_000, 2_000)
 TARGET: Final = Target("value", "at most", 500)
@@ -24,7 +24,8 @@ TARGET: Final = Target("value", "at most", 500)
 def _measure(depth: Depth) -> Sequence[Row]:
     ids = [f"tenant-{number}" for number in range(SIZES[-1])]
     samples = []
-    with FlowController(gate=ConcurrencyLimit(1), clock=Dial(), background=False) as controller:
+    config = Config(max_flows=None)
+    with FlowController(config, gate=ConcurrencyLimit(1), clock=Dial(), background=False) as controller:
         controller.admit("the band's first").release()
         controller.collect()
         gc.collect()

@@ -1,11 +1,33 @@
-"""The benchmarks' statistics: what a row says of its samples. The measuring itself is left to `make bench`."""
+"""The benchmarks' statistics, and that each question still finds what it measures.
+
+A small part of every workload runs here, with what it asserts on the way. The measuring itself is left to `make bench`.
+"""
 
 import doctest
+import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from benchmarks import harness
-from benchmarks.harness import Pairs, Row, Target, against_itself, percentile, spread
+from benchmarks import cancel, collection, dispatch, flood, harness, identities, queues, resize, waiting
+from benchmarks.__main__ import QUESTIONS
+from benchmarks.harness import (
+    DEFAULT,
+    QUICK,
+    Depth,
+    Pairs,
+    Row,
+    Target,
+    against_itself,
+    in_turns,
+    percentile,
+    spread,
+)
+from benchmarks.queues import QUEUES, Crowd
+from flowctl import ConcurrencyLimit, Config, EarliestDeadline, FlowController
+
+TINY = replace(QUICK, name="tiny", pairs=1, sample=0.001, windows=1, window=0.1, cycles=1, ids=200, sizes=(10,))
 
 
 def test_the_examples_work() -> None:
@@ -27,6 +49,19 @@ def test_pairs_are_taken_in_turns_and_stay_pairs() -> None:
 
     assert order == ["ours", "rival", "rival", "ours", "ours", "rival"]
     assert (pairs.ours, pairs.rival) == ([2.0] * 3, [1.0] * 3)
+
+
+def test_many_sides_are_taken_in_turns_too() -> None:
+    order: list[str] = []
+
+    def side(name: str) -> int:
+        order.append(name)
+        return len(order)
+
+    found = in_turns(2, [lambda: side("a"), lambda: side("b"), lambda: side("c")])
+
+    assert order == ["a", "b", "c", "c", "b", "a"]
+    assert found == [[1, 6], [2, 5], [3, 4]]
 
 
 def test_a_ratio_is_the_median_over_pairs_not_the_ratio_of_medians() -> None:
@@ -95,6 +130,150 @@ def test_percentiles_are_samples() -> None:
     samples = [float(number) for number in range(100, 0, -1)]
 
     assert [percentile(samples, share) for share in (0.0, 0.5, 0.99, 0.991, 1.0)] == [1.0, 50.0, 99.0, 100.0, 100.0]
+
+
+# --- the questions -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [QUICK, DEFAULT], ids=lambda depth: depth.name)
+def test_each_question_has_steps_with_names_of_their_own_and_is_explained(depth: Depth) -> None:
+    readme = (Path(harness.__file__).parent / "README.md").read_text("utf-8")
+    names = [question.name for question in QUESTIONS]
+
+    assert len(set(names)) == len(names)
+    for question in QUESTIONS:
+        steps = question.steps(depth)
+        assert steps
+        assert len({step.name for step in steps}) == len(steps)
+        assert all(step.seconds > 0 for step in steps)
+        assert f"| `{question.name}` |" in readme
+
+
+def test_a_quick_run_expects_to_take_a_minute_and_a_half() -> None:
+    assert sum(step.seconds for question in QUESTIONS for step in question.steps(QUICK)) < 100
+
+
+@pytest.mark.parametrize("ordering", [None, EarliestDeadline()])
+def test_a_backlog_stays_as_long_as_it_was(ordering: EarliestDeadline | None) -> None:
+    backlog = dispatch.Backlog(10, 6, idle=5, ordering=ordering)
+    with backlog.controller as controller:
+        before = controller.stats()
+        costs = backlog.costs(0.0001)
+        backlog.batch()
+        after = controller.stats()
+        controller._check()
+
+        assert costs.grant > 0
+        assert costs.queueing > 0
+        assert (after.queued, after.in_flight, after.flows) == (before.queued, before.in_flight, before.flows)
+        assert (after.queued, after.in_flight) == (60, 1)
+        assert after.dispatched >= before.dispatched + 2 * dispatch.BATCH
+
+
+def test_a_row_of_dispatch_is_that_of_two_backlogs() -> None:
+    def make() -> tuple[dispatch.Backlog, dispatch.Backlog]:
+        return dispatch.Backlog(30, 2), dispatch.Backlog(3, 20)
+
+    grants, queueing = dispatch.measure("many", "few", make, dispatch.SCALING, TINY)
+
+    assert (grants.name, grants.rival, grants.target) == ("a grant, many", "few", dispatch.SCALING)
+    assert (queueing.name, queueing.target) == ("queueing, many", None)
+    assert len(grants.samples) == len(grants.rival_samples) == dispatch.FINER
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_cancelled_tickets_leave_everything_behind(threads: int) -> None:
+    parked = cancel.Parked(50)
+    with parked.controller as controller:
+        assert cancel.rate(parked, threads) > 0
+        assert cancel.rate(parked, threads) > 0  # fills the band to its limits once more
+        controller._check()
+
+
+def test_a_ticket_that_nobody_cancelled_is_noticed() -> None:
+    parked = cancel.Parked(50)
+    with parked.controller:
+        parked.fill()
+        parked.cancel(2, 0)
+
+        with pytest.raises(AssertionError, match="capacity is not back"):
+            parked.check()
+
+
+def test_a_window_of_resizes_has_admissions_of_old_and_new_flows() -> None:
+    load = resize.Load(seats=4)
+    with load.controller as controller:
+        waits = load.window(lambda: load.resize(0.1))
+        stats = controller.stats()
+
+    assert waits
+    assert min(waits) >= 0
+    assert load.resized >= 2
+    assert len(load.controller._state.registry.topology.live) == 1
+    assert stats.flows > waiting.THREADS
+    assert stats.in_flight == stats.queued == 0
+
+
+@pytest.mark.skipif(not flood.MEMORY.exists(), reason="memory is read from /proc")
+def test_a_flood_in_a_process_of_its_own_tells_memory_and_flows() -> None:
+    found = identities.flooded(200)
+
+    assert 0 <= found["idle"] <= found["used"] < 64
+    assert found["flows"] >= 200
+
+
+def test_a_stranger_is_new_each_time_and_stays_within_the_bound() -> None:
+    with FlowController(Config(max_flows=8), gate=ConcurrencyLimit(1)) as controller:
+        stranger = identities.Stranger(controller)
+
+        assert stranger.visit(20) > 0
+        stranger.attack(0.01, pace=1000.0)
+        stranger.attack(0.001, pace=0.0)
+        stats = controller.stats()
+
+    assert stats.flows == 8
+    assert stats.folded == 0
+    assert stats.dispatched > 22
+
+
+@pytest.mark.parametrize("name", QUEUES)
+def test_every_queue_has_the_same_head_as_a_plain_search(name: str) -> None:
+    crowd = Crowd(QUEUES[name](), 20)
+    keyed = name in {"KeyedQueue", "lazy heap", "sorted list"}
+    numbers = random.Random(1)
+
+    for _ in range(3):
+        crowd.batch()
+        waiting = {ticket.serial: ticket for ticket in crowd.queued}
+        assert crowd.queue.size == sum(ticket.size for ticket in crowd.queued)
+        while waiting:
+            expected = min(waiting.values(), key=queues.order if keyed else queues.serial)
+            assert crowd.queue.head is expected
+            leaver = expected if numbers.random() < 0.5 else numbers.choice(list(waiting.values()))
+            crowd.queue.withdraw(leaver)
+            del waiting[leaver.serial]
+        assert crowd.queue.head is None
+        for ticket in sorted(crowd.queued, key=queues.serial):
+            crowd.queue.push(ticket)
+
+
+def test_rows_of_queues_stand_beside_each_other() -> None:
+    (step,) = queues.steps(TINY)
+
+    assert [(row.name, row.rival) for row in step.run()] == [
+        (f"10 queued: {ours} to {rival}", rival) for ours, rival in queues.PAIRS
+    ]
+
+
+def test_as_many_flows_expire_as_are_meant_to() -> None:
+    population = collection.Population(3_000, cycles=1)
+    with population.controller as controller:
+        assert controller.stats().flows == 3_000 > 2 * collection.EXPIRED
+        population.age()
+        population.collect()
+        population.renew()
+
+        assert controller.stats().flows == 3_000
 
 
 def row_of(samples: list[float], rival: list[float] | None = None, target: Target | None = None) -> Row:
