@@ -10,12 +10,15 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
 
-from sortedcontainers import SortedDict
+from sortedcontainers import SortedList
 
 from flowctl.ticket import Ticket
 
+Key = tuple[float, int]
+"""What the policy says, and the number of arrival."""
+
 _EMPTY: Final[OrderedDict[int, Ticket]] = OrderedDict()
-_EMPTY_ORDER: Final[SortedDict[tuple[float, int], Ticket]] = SortedDict()
+_EMPTY_ORDER: Final[SortedList[Key]] = SortedList()
 
 
 class FlowQueue:
@@ -85,20 +88,20 @@ class KeyedQueue(FlowQueue):
 
     @property
     def head(self) -> Ticket | None:
-        return self._order.peekitem(0)[1] if self._order else None
+        return self._tickets[self._order[0][1]] if self._order else None
 
     def ahead(self, ticket: Ticket) -> int:
         return self._order.bisect_left(_key(ticket))
 
     def push(self, ticket: Ticket) -> None:
         if self._order is _EMPTY_ORDER:
-            self._order = SortedDict()
-        self._order[_key(ticket)] = ticket
+            self._order = SortedList()
+        self._order.add(_key(ticket))
         super().push(ticket)
 
     def withdraw(self, ticket: Ticket) -> None:
         super().withdraw(ticket)
-        del self._order[_key(ticket)]
+        self._order.remove(_key(ticket))
         if not self._order:
             self._order = _EMPTY_ORDER
 
@@ -109,9 +112,8 @@ class KeyedQueue(FlowQueue):
     def _check(self) -> None:
         super()._check()
         assert not _EMPTY_ORDER, "the shared empty order is not empty"
-        assert set(map(id, self._order.values())) == set(map(id, self._tickets.values())), "a ticket without a place"
-        assert list(self._order) == sorted(map(_key, self._tickets.values())), "a place without its key"
+        assert list(self._order) == sorted(map(_key, self._tickets.values())), "the places of the tickets"
 
 
-def _key(ticket: Ticket) -> tuple[float, int]:
+def _key(ticket: Ticket) -> Key:
     return (0.0 if ticket.wait is None else ticket.wait.order), ticket.serial

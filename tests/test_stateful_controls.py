@@ -241,7 +241,7 @@ def a_withdrawal_from_the_middle_puts_the_first_one_last(patch: Patch) -> None:
 def a_withdrawal_from_the_middle_of_a_keyed_queue_takes_out_the_head(patch: Patch) -> None:
     def broken(self: KeyedQueue, ticket: Ticket) -> None:
         FlowQueue.withdraw(self, ticket)
-        self._order.popitem(0)
+        self._order.pop(0)
 
     patch.setattr(KeyedQueue, "withdraw", broken)
 

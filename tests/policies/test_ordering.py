@@ -318,9 +318,9 @@ def test_a_damaged_keyed_queue_is_found(damage: str) -> None:
     queue.push(ticket)
     queue.push(other)
     if damage == "order":
-        queue._order.popitem(0)
+        queue._order.pop(0)
     elif damage == "place":
-        queue._order[9.0, 9] = ticket_at(9, 9.0)
+        queue._order.add((9.0, 9))
     else:
         assert ticket.wait is not None
         ticket.wait.order = 1.0
