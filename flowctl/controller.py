@@ -249,10 +249,10 @@ class FlowController:
                 state.turn.refuse(ticket, Outcome.REJECTED_CAPACITY)
                 return
 
-    def _arrive_at(self, state: State, ticket: Ticket, wait: Wait, flow: Flow, birth: Hold[Flow] | None = None) -> bool:
+    def _arrive_at(self, state: State, ticket: Ticket, wait: Wait, flow: Flow) -> bool:
         """The same at this flow, whose band says how long to wait; False if the flow cannot be pinned."""
         wait.deadline = self._config.deadline(wait.arrived, wait.ttl, flow.band.config.default_ttl)
-        return state.turn.arrive(ticket, wait, flow, birth)
+        return state.turn.arrive(ticket, wait, flow)
 
     def _arrive_at_new_flow(self, state: State, ticket: Ticket, wait: Wait, key: FlowKey) -> bool:
         """The same where the flow has to be created; False if that has to be tried again."""
@@ -274,7 +274,9 @@ class FlowController:
                 wait.why = error
                 turn.refuse(ticket, Outcome.REJECTED_OTHER)
                 return True
-            return self._arrive_at(state, ticket, wait, flow, birth)
+            if flow.band.config is not limits:
+                wait.deadline = self._config.deadline(wait.arrived, wait.ttl, flow.band.config.default_ttl)
+            return turn.arrive(ticket, wait, flow, birth)
         finally:
             if birth.serial != ticket.serial:
                 turn.disown(birth)  # the ticket did not arrive by it

@@ -84,8 +84,8 @@ class FlowRegistry:
         self._wheel: Wheel[Flow] = Wheel(spoke=int(config.flow_gc_timeout * 1000) // _SPOKES_A_TIMEOUT)
         # how many requests were sent to an overflow flow
         self.folded = CellWord()
-        # moves: how many began, and those that are on their way
-        self._begun = CellWord()
+        # moves: another object since each that began, and those that are on their way
+        self._begun = object()
         self._moves: dict[int, weakref.ref[_Move]] = {}
 
     # --- creating --------------------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ class FlowRegistry:
         changes the band's word, so that the exchange fails.
         """
         mended = 0
-        begun = self._begun.load()
+        begun = self._begun
         if any(move() is not None for move in self._moves.copy().values()):
             return 0  # somebody is between a pin and its flow
         flows: Counter[int] = Counter(list(self.founded.configured))
@@ -285,7 +285,7 @@ class FlowRegistry:
         for priority, word in words.items():
             band = self.bands.entries.get(priority)
             pins = flows[priority]
-            if band is None or word >= MARKED_FOR_DELETION or word // ONE_PIN <= pins or self._begun.load() != begun:
+            if band is None or word >= MARKED_FOR_DELETION or word // ONE_PIN <= pins or self._begun is not begun:
                 continue
             mended += band.lease.word.compare_exchange(word, word % ONE_PIN + pins * ONE_PIN)
         return mended
@@ -306,7 +306,7 @@ class FlowRegistry:
     def _begin(self, move: _Move) -> None:
         """Announce a move: it stands among the moves before it counts, so that no audit can miss both."""
         self._moves[id(move)] = weakref.ref(move)
-        self._begun.fetch_add(1)
+        self._begun = object()
 
     # --- looking ---------------------------------------------------------------------------------------------------
 

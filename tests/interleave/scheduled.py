@@ -200,7 +200,7 @@ class ScheduledRWLock:
 
     replaced = 0
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] | None = None) -> None:
         self._readers = 0
         self._is_written = False
 
@@ -411,6 +411,7 @@ _SHARED: Final[Sequence[tuple[type, str]]] = (
     (atomic.SectionWord, "value"),
     (Ticket, "outcome"),
     (Flow, "detached"),
+    (FlowRegistry, "_begun"),
     (Sections, "_owed"),
     (Sections, "_torn"),
 )
