@@ -18,7 +18,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar, final
 
 from flowctl.config import BandConfig
@@ -148,7 +148,7 @@ class PriorityBand(Generic[F]):
         self.backlog[ticket.serial] = ticket
         self.queued_bytes += ticket.size
         if flow.place is None:
-            self._enter(flow)
+            self._enter(flow, 0.0 if ticket.wait is None else ticket.wait.price)
         elif self._by_head and flow.queue.head is ticket:
             self._place(flow)
         self._ranking.grew(flow, len(self.backlog))
@@ -219,14 +219,16 @@ class PriorityBand(Generic[F]):
     def is_drained(self, flow: F) -> bool:
         return bool(self.halts.drained) and (flow.id in self.halts.drained or None in self.halts.drained)
 
-    def halt(self, halts: Halts) -> None:
-        """Hold back these, and nobody else: O(flows that wait)."""
+    def halt(self, halts: Halts, price: Callable[[F], float]) -> None:
+        """Hold back these, and nobody else. Whoever may go again stands as if it had gone just now, and `price` says
+        what that was. O(flows that wait).
+        """
         flows = self._waiting_flows()
         self.halts = halts
         for flow in flows:
             if self.is_paused(flow) != (flow.place is None):
                 self._leave(flow)
-                self._enter(flow)
+                self._enter(flow, price(flow))
         self._set_door()
 
     def retire(self) -> None:
@@ -259,19 +261,17 @@ class PriorityBand(Generic[F]):
         self.queued_bytes = 0
 
     def _waiting_flows(self) -> list[F]:
-        return [place[2] for place in self._ring if place[2].place is place] + list(self._paused)
+        """Those where something is queued, in the order in which they would go; the paused ones last."""
+        return [place[2] for place in sorted(self._ring) if place[2].place is place] + list(self._paused)
 
-    def _enter(self, flow: F) -> None:
-        """A flow has something queued, or may go again."""
+    def _enter(self, flow: F, price: float) -> None:
+        """A flow has something queued, or may go again; `price`: what its next request will be charged."""
         if self.is_paused(flow):
             self._paused[flow] = None
             return
         if flow.activation <= self._began:
             flow.finish = 0
-        head = flow.queue.head
-        just_gone = self.virtual_time
-        if self.has_gone and head is not None and head.wait is not None:
-            just_gone += head.wait.price
+        just_gone = self.virtual_time + price if self.has_gone else self.virtual_time
         flow.slack = just_gone - flow.finish
         flow.start = max(just_gone, flow.finish)
         self.active += 1

@@ -89,6 +89,8 @@ class FlowController:
         self._background = background
         self._incidents = Incidents()
         self._closed = False
+        # one change of what there is at a time; re-entrant for handlers; rank: first of all
+        self._changing = sync.RLock()
         # replaced as a whole in a forked child
         self._state = self._new_state()
         sync.renew_after_fork(self)
@@ -229,7 +231,9 @@ class FlowController:
                 priority = registry.founded.nearest(key.priority)
                 if priority is None:
                     wait.why = LookupError("no band takes requests: all are retired")
-                    state.turn.refuse(ticket, Outcome.REJECTED_OTHER)
+                    wait.deadline = self._config.deadline(wait.arrived, wait.ttl, None)
+                    refusal = state.turn.refusal(wait, self._clock.now())
+                    state.turn.refuse(ticket, refusal or Outcome.REJECTED_OTHER)
                     return
                 if priority != key.priority:
                     key = FlowKey(key.id, priority)
@@ -376,8 +380,9 @@ class FlowController:
         """Change the number of shards. New flows go by the new number, existing ones stay where they are until they are
         collected; no request is lost, refused or reordered by it. Raises `TypeError` or `ValueError`.
         """
-        self._config = replace(self._config, shards=shards)
-        self._state.registry.topology.resize(self._config.shards)
+        with self._changing:
+            self._config = replace(self._config, shards=shards)
+            self._state.registry.topology.resize(self._config.shards)
 
     def add_band(self, band: BandConfig) -> None:
         """Configure one more band, from now on. One that exists at this priority, from a template or because it is
@@ -388,9 +393,10 @@ class FlowController:
             raise TypeError(f"band must be a BandConfig, not {shown(band)}")
         if band.priority is None:
             raise ValueError("band.priority is required (only a template has none)")
-        state = self._state
-        state.turn.open(state.registry.add_band(band), band)
-        self._config = replace(self._config, bands=[*self._config.bands, band])
+        with self._changing:
+            state = self._state
+            state.turn.open(state.registry.add_band(band), band)
+            self._config = replace(self._config, bands=[*self._config.bands, band])
 
     def retire_band(self, priority: int) -> None:
         """Let a band go: what is queued in it is served, new requests go to the nearest band below, else above, and the
@@ -398,9 +404,10 @@ class FlowController:
         is no such band.
         """
         priority = check_priority(priority)
-        state, others = self._state, [band for band in self._config.bands if band.priority != priority]
-        state.turn.retire(state.registry.retire_band(priority))
-        self._config = replace(self._config, bands=others)
+        with self._changing:
+            state, others = self._state, [band for band in self._config.bands if band.priority != priority]
+            state.turn.retire(state.registry.retire_band(priority))
+            self._config = replace(self._config, bands=others)
 
     def pause(self, flow: str | FlowKey | None = None, *, priority: int = 0) -> None:
         """Let requests of this flow wait, whatever is free; of the whole band, if `flow` is None. Their deadlines stay
@@ -460,6 +467,7 @@ class FlowController:
         """Called in a forked child, where nothing of the parent's is in flight."""
         halts = self._state.turn.ledger.halts  # never changed, only replaced
         self._state.turn.after_fork_in_child()
+        self._changing = sync.RLock()
         self._incidents = Incidents()
         self._state = self._new_state()
         self._state.turn.ledger.halts = halts

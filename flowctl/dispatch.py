@@ -108,6 +108,12 @@ class Dispatch(Sections):
             self.news.incident("fairness policy", error)
             return None
 
+    def _price_head_locked(self, flow: Flow) -> float:
+        """What the flow's next request will be charged, as far as that can be told."""
+        head = flow.queue.head
+        metadata = None if head is None or head.wait is None else head.wait.metadata
+        return 0.0 if head is None else self._price_locked(flow, head.cost, metadata) or 0.0
+
     def _order_locked(self, band: PriorityBand[Flow], wait: Wait) -> float:
         """A request's key by the band's ordering policy; last, and an incident, if that raises or returns nonsense."""
         try:

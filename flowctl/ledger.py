@@ -171,15 +171,17 @@ class Ledger:
         """Have a band that may be new hold back who is held back at its priority."""
         halts = self.halts.get(band.priority)
         if halts is not None and band.halts is not halts:
-            band.halt(halts)
+            band.halt(halts, lambda flow: 0.0)  # nobody waits there to be let go
             self.relist(band)
 
-    def halt(self, priority: int, halts: Halts, band: PriorityBand[Flow] | None) -> None:
-        """Hold back these in a band, that exists or is still to come."""
+    def halt(
+        self, priority: int, halts: Halts, band: PriorityBand[Flow] | None, price: Callable[[Flow], float]
+    ) -> None:
+        """Hold back these in a band, that exists or is still to come; `price`: see `PriorityBand.halt`."""
         others = {other: them for other, them in self.halts.items() if other != priority}
         self.halts = {**others, priority: halts} if any(halts) else others
         if band is not None:
-            band.halt(halts)
+            band.halt(halts, price)
             self.relist(band)
 
     def next_deadline(self) -> float:

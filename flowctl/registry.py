@@ -229,11 +229,13 @@ class FlowRegistry:
     def _collect_longest_idle_locked(self) -> bool:
         now = self._clock.now()
         self._file_newborn_locked(now)
-        for _ in range(LOOKS):
+        looks = 0
+        while looks < LOOKS:
             self._wheel.turn_next(key=_word)
             flow = self._wheel.up
             if flow is None:
                 return False
+            looks += not flow.detached  # what went with its band is only dropped
             was_used = self._wheel.is_later(self._due_at(flow, now))
             collected = self._collect_locked(flow, now, math.inf if was_used else 0.0)
             self._wheel.drop()

@@ -177,10 +177,10 @@ class Turn(Dispatch):
             return Outcome.REJECTED_CAPACITY
         if self._config.refuse_doomed and self._is_doomed_locked(ticket, wait, flow, now):
             return Outcome.REJECTED_CAPACITY
-        if flow.band.has_gone and not flow.queue:
-            wait.price = self._price_locked(flow, ticket.cost, wait.metadata) or 0.0
         for victim in room.victims:
             self._evict_locked(victim, Outcome.EVICTED_DISPLACED, now)
+        if flow.band.has_gone and not flow.queue:
+            wait.price = self._price_locked(flow, ticket.cost, wait.metadata) or 0.0
         ledger.enqueue(ticket, wait, flow)
         return None
 
@@ -328,7 +328,7 @@ class Turn(Dispatch):
 
         def act(now: float) -> None:
             halts = change(self.ledger.halts.get(priority, Halts()))
-            self.ledger.halt(priority, halts, bands.get(priority))
+            self.ledger.halt(priority, halts, bands.get(priority), self._price_head_locked)
 
         self.change(act)
 

@@ -7,9 +7,10 @@ threads do to each other between two sections of the turn is the explorer's ques
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, Literal, NamedTuple, TypeVar
 
 from flowctl import (
     BandConfig,
@@ -34,6 +35,7 @@ from flowctl.policies.displacement import Backlog, Displacement, Newcomer, Queue
 Q = TypeVar("Q", bound=Queued)
 
 Slo = str | float | None
+Halt = Literal["pause", "drain", "resume"]
 
 SLO_SECONDS: Final[Mapping[Slo, float]] = {
     None: math.inf,
@@ -49,6 +51,9 @@ SLO_SECONDS: Final[Mapping[Slo, float]] = {
 
 
 NOTHING: Final[Mapping[str, object]] = {}
+
+LOOKS: Final = 16
+"""For a flow that is idle it is looked so many times: where there are fewer flows, that is all of them."""
 
 
 class ByUsage:
@@ -140,8 +145,14 @@ class Asked:
 
 
 @dataclass(eq=False)
+class Shard:
+    """Where flows live."""
+
+
+@dataclass(eq=False)
 class Flow:
     idle_since: float
+    home: Shard
     start: float = 0
     finish: float = 0
     place: int = 0  # among flows with equal tags: which got its tag first
@@ -153,6 +164,8 @@ class Flow:
 class Band:
     config: BandConfig
     idle_since: float
+    is_configured: bool = False
+    is_retired: bool = False
     virtual_time: float = 0
     has_gone: bool = False  # somebody, since it ran empty
     began: int = 0  # what was charged up to this activation is of no account any more
@@ -184,14 +197,23 @@ class Oracle:
 
     def __init__(self, config: Config, limits: list[int], now: float) -> None:
         self.config, self.limits, self.now, self.closed = config, limits, now, False
-        self.bands = {band.priority: Band(band, now) for band in config.bands if band.priority is not None}
+        self.bands = {
+            band.priority: Band(band, now, is_configured=True) for band in config.bands if band.priority is not None
+        }
         self.flows: dict[FlowKey, Flow] = {}
+        self.shards = [Shard() for _ in range(config.shards)]
+        self.retired_shards: list[Shard] = []
+        # a flow of a priority, or with None all of them; whether they exist or not
+        self.paused: set[tuple[int, str | None]] = set()
+        self.drained: set[tuple[int, str | None]] = set()
         self.queue: list[Asked] = []  # in the order of arrival
         self.held: list[Asked] = []
         self.told: list[Told] = []  # in the order of settlement
-        self.dispatched = self.rejected = self.evicted = self.abandoned = self.places = 0
+        self.dispatched = self.rejected = self.evicted = self.abandoned = self.folded = self.places = 0
         # which requests the displacement policies were shown, as far as they noted it
         self.shown: list[int] = []
+        # which flow made room for the one that is arriving: of equally idle ones any may
+        self.gone: set[FlowKey] = set()
 
     # --- who goes next ---------------------------------------------------------------------------------------------
 
@@ -204,11 +226,12 @@ class Oracle:
         self.round()
 
     def round(self) -> None:
-        while self.queue:
+        while self.closed and self.queue:  # those who are paused too
+            highest = max(asked.key.priority for asked in self.queue)
+            self.evict(next(asked for asked in self.queue if asked.key.priority == highest), Outcome.EVICTED_CLOSED)
+        while self.ready():
             head = self.next()
-            if self.closed:
-                self.evict(self.top_band()[0], Outcome.EVICTED_CLOSED)
-            elif head.deadline <= self.now:
+            if head.deadline <= self.now:
                 self.evict(head, Outcome.EVICTED_TTL)
             elif self.has_room(head):
                 flow, band = self.flows[head.key], self.bands[head.key.priority]
@@ -223,13 +246,14 @@ class Oracle:
     def next(self) -> Asked:
         """The first of the flow whose turn it is, in the highest band where somebody waits."""
         band = self.top_band()
-        heads = [
-            min([asked for asked in band if asked.key == key], key=lambda asked: asked.order)  # or the oldest of those
-            for key in {asked.key for asked in band}
-        ]
+        heads = [self.first(key) for key in {asked.key for asked in band}]
         if isinstance(self.bands[band[0].key.priority].config.fairness, GlobalStrict):
             return min(heads, key=lambda head: (head.order, self.queue.index(head)))
         return min(heads, key=lambda head: (self.flows[head.key].start, self.flows[head.key].place))
+
+    def first(self, key: FlowKey) -> Asked:
+        """The first of a flow, or the oldest of those."""
+        return min([asked for asked in self.queue if asked.key == key], key=lambda asked: asked.order)
 
     def order(self, asked: Asked) -> float:
         policy = self.bands[asked.key.priority].config.ordering
@@ -300,17 +324,22 @@ class Oracle:
         self.section(act)
         return was_held
 
+    def ready(self) -> list[Asked]:
+        """Those who wait for nothing but their turn."""
+        return [asked for asked in self.queue if not self.is_among(self.paused, asked.key)]
+
     def top_band(self) -> list[Asked]:
-        return [asked for asked in self.queue if asked.key.priority == self.top()]
+        return [asked for asked in self.ready() if asked.key.priority == self.top()]
 
     def top(self) -> float:
-        return max((asked.key.priority for asked in self.queue), default=-math.inf)
+        return max((asked.key.priority for asked in self.ready()), default=-math.inf)
 
     def has_room(self, asked: Asked) -> bool:
         return not self.held or sum(other.cost for other in self.held) + asked.cost <= min(self.limits)
 
     def can_go(self, asked: Asked) -> bool:
-        return not self.closed and asked.key.priority > self.top() and self.has_room(asked)
+        is_first = asked.key.priority > self.top() and not self.is_among(self.paused, asked.key)
+        return not self.closed and is_first and self.has_room(asked)
 
     def dropped(self) -> list[Asked]:
         return [asked for asked in self.held if asked.forgotten]
@@ -323,12 +352,19 @@ class Oracle:
     # --- arriving --------------------------------------------------------------------------------------------------
 
     def arrive(self, asked: Asked) -> None:
-        if asked.has_thread and asked.key in self.flows and self.can_go(asked):
+        known = asked.has_thread and asked.key in self.flows
+        if known and self.takes_anybody(asked.key.priority) and self.can_go(asked):
             self.grant(asked)  # and passes nobody: who is past its deadline goes with the next who comes by
             self.look()
             return
-        asked.key = FlowKey(asked.key.id, self.nearest(asked.key.priority))
-        asked.deadline = self.deadline(asked, self.limits_at(asked.key.priority).default_ttl)
+        priority = self.nearest(asked.key.priority)
+        if priority is None:
+            asked.deadline = self.deadline(asked, None)
+            late = Outcome.REJECTED_EXPIRED if self.is_late(asked) else Outcome.REJECTED_OTHER
+            self.section(lambda: self.turn_away(asked, Outcome.REJECTED_CLOSED if self.closed else late))
+            return
+        asked.key = self.key_for(FlowKey(asked.key.id, priority))
+        asked.deadline = self.deadline(asked, self.limits_at(priority).default_ttl)
         is_new = asked.key not in self.flows
         if is_new and (self.closed or self.is_late(asked)):
             self.section(lambda: self.decide(asked))  # for a request that has no chance nothing is created
@@ -345,6 +381,8 @@ class Oracle:
             self.refuse(asked, Outcome.REJECTED_CLOSED)
         elif self.is_late(asked):
             self.refuse(asked, Outcome.REJECTED_EXPIRED)
+        elif self.is_among(self.drained, asked.key):
+            self.refuse(asked, Outcome.REJECTED_OTHER)
         else:
             self.round()  # a head whose deadline has come keeps nobody out
             self.take_or_queue(asked)
@@ -364,7 +402,8 @@ class Oracle:
                 return
             for victim in leaving:
                 self.evict(victim, Outcome.EVICTED_DISPLACED)
-            if all(other.key != asked.key for other in self.queue):
+            is_alone = all(other.key != asked.key for other in self.queue)
+            if is_alone and not self.is_among(self.paused, asked.key):
                 self.activate(asked)
             self.queue.append(asked)
 
@@ -454,9 +493,13 @@ class Oracle:
         self.settle(asked, Outcome.DISPATCHED, self.now - asked.received_at)
 
     def refuse(self, asked: Asked, outcome: Outcome, scope: str | None = None) -> None:
-        self.rejected += 1
         if asked.key in self.flows:
             self.flows[asked.key].idle_since = self.now
+        self.turn_away(asked, outcome, scope)
+
+    def turn_away(self, asked: Asked, outcome: Outcome, scope: str | None = None) -> None:
+        """Refuse it without a look at its flow."""
+        self.rejected += 1
         self.settle(asked, outcome, 0.0, scope)
 
     def evict(self, asked: Asked, outcome: Outcome) -> None:
@@ -513,13 +556,61 @@ class Oracle:
         self.section(lambda: setattr(self, "closed", True))
         return not self.held
 
-    # --- who exists (`resize`, `add_band` and `retire_band` will belong here) ---------------------------------------
+    # --- who is held back ------------------------------------------------------------------------------------------
 
-    def nearest(self, priority: int) -> int:
-        """The priority at which a request is served."""
-        if priority in self.bands or (self.config.dynamic_bands and len(self.bands) < self.config.max_bands):
+    def is_among(self, halted: set[tuple[int, str | None]], key: FlowKey) -> bool:
+        return (key.priority, key.id) in halted or (key.priority, None) in halted
+
+    def takes_anybody(self, priority: int) -> bool:
+        """Is nobody held back at this priority, and its band not retired?"""
+        halted = {priority for priority, _ in self.paused | self.drained}
+        return priority not in halted and not self.bands[priority].is_retired
+
+    def halt(self, how: Halt, flow_id: str | None, priority: int, order: Sequence[str]) -> None:
+        """`order`: of those who are paused in this band. Who may go again does so in this order, with equal tags."""
+
+        def act() -> None:
+            paused = {asked.key for asked in self.queue} - {asked.key for asked in self.ready()}
+            for halted in (self.paused, self.drained):
+                halted.discard((priority, flow_id))
+            if how != "resume":
+                (self.paused if how == "pause" else self.drained).add((priority, flow_id))
+            resumed = [key for key in paused if not self.is_among(self.paused, key)]
+            for key in sorted(resumed, key=lambda key: order.index(key.id)):
+                self.activate(self.first(key))
+
+        self.section(act)
+
+    # --- who exists ------------------------------------------------------------------------------------------------
+
+    def nearest(self, priority: int) -> int | None:
+        """The priority at which a request is served; None if all bands are retired."""
+        may_be_created = self.config.dynamic_bands and len(self.bands) < self.config.max_bands
+        if not self.bands or (priority not in self.bands and may_be_created):
             return priority
-        return max((known for known in self.bands if known < priority), default=min(self.bands))
+        takers = [known for known, band in self.bands.items() if not band.is_retired]
+        return max((known for known in takers if known <= priority), default=min(takers, default=None))
+
+    def key_for(self, key: FlowKey) -> FlowKey:
+        """The flow at which a request is served: where there are too many, the one that was idle for longest makes room
+        for a new one; and if none is idle, those without a weight share a few.
+        """
+        assert self.config.max_flows is not None
+        if key in self.flows or len(self.flows) < self.config.max_flows:
+            return key
+        assert len(self.flows) < LOOKS, "a controller need not find the one that is idle"
+        shared = FlowKey(f"\0overflow-{zlib.crc32(key.id.encode()) % self.config.overflow_flows}", key.priority)
+        while idle := {other: flow.idle_since for other, flow in self.flows.items() if other not in self.in_use()}:
+            longest = [other for other, since in idle.items() if since == min(idle.values())]
+            went = [other for other in longest if other in self.gone] or [other for other in longest if other == shared]
+            assert went, "not one of those that were idle for longest"
+            self.forget(went[0])
+            if len(self.flows) < self.config.max_flows:
+                return key
+        if key.id in self.limits_at(key.priority).weights:
+            return key
+        self.folded += 1
+        return shared
 
     def limits_at(self, priority: int) -> BandConfig:
         if priority in self.bands:
@@ -530,28 +621,77 @@ class Oracle:
     def create(self, key: FlowKey) -> None:
         if key.priority not in self.bands:
             self.bands[key.priority] = Band(self.limits_at(key.priority), self.now)
-        self.flows[key] = Flow(self.now)
+        home = self.shards[zlib.crc32(f"{key.priority}:{key.id}".encode()) % len(self.shards)]
+        self.flows[key] = Flow(self.now, home)
+
+    def forget(self, key: FlowKey) -> None:
+        del self.flows[key]
+        self.bands[key.priority].idle_since = self.now
+
+    def in_use(self) -> set[FlowKey]:
+        return {asked.key for asked in self.queue + self.held}
+
+    def resize(self, shards: int) -> None:
+        self.retired_shards += self.shards[shards:]
+        self.shards = self.shards[:shards] + [Shard() for _ in range(shards - len(self.shards))]
+
+    def add_band(self, config: BandConfig) -> str | None:
+        """Why it cannot be, if that is so."""
+        assert config.priority is not None
+        band = self.bands.get(config.priority)
+        if band is None and len(self.bands) >= self.config.max_bands:
+            return "one band more than max_bands"
+        if band is None:
+            band = self.bands[config.priority] = Band(config, self.now)
+        if band.is_configured:
+            return "must not be configured yet"
+        if (band.config.ordering, band.config.fairness) != (config.ordering, config.fairness):
+            return "ordering and fairness"
+        band.is_configured = True
+        opened = band
+
+        def act() -> None:
+            opened.config, opened.is_retired = config, False
+
+        self.section(act)
+        return None
+
+    def retire_band(self, priority: int) -> str | None:
+        """Why it cannot be, if that is so."""
+        band = self.bands.get(priority)
+        if band is None:
+            return "must be that of a band"
+        configured = [other for other in self.bands.values() if other.is_configured]
+        if configured == [band] and not self.config.dynamic_bands:
+            return "the last band"
+        if band.is_configured:
+            band.is_configured, band.idle_since = False, self.now
+        self.section(lambda: setattr(band, "is_retired", True))
+        return None
 
     def collect(self) -> CollectReport:
         for asked in [asked for asked in self.queue if asked.client_left]:
             self.withdraw(asked, Outcome.EVICTED_CANCELLED)
         self.section(self.expire)
         self.look()
-        in_use = {asked.key for asked in self.queue + self.held}
-        idle_flows = [key for key, flow in self.flows.items() if self.is_idle(flow, self.config.flow_gc_timeout)]
-        gone_flows = [key for key in idle_flows if key not in in_use]
+        gone_flows = [key for key in self.flows if key not in self.in_use() and self.is_due(key)]
         for key in gone_flows:
-            del self.flows[key]
-            self.bands[key.priority].idle_since = self.now
+            self.forget(key)
         self.section()
-        idle_bands = [
-            priority for priority, band in self.bands.items() if self.is_idle(band, self.config.band_gc_timeout)
-        ]
-        in_use_too = {key.priority for key in self.flows} | {band.priority for band in self.config.bands}
-        gone_bands = [priority for priority in idle_bands if priority not in in_use_too]
+        empty_bands = [band for band in self.bands if band not in {key.priority for key in self.flows}]
+        gone_bands = [priority for priority in empty_bands if self.is_done_with(self.bands[priority])]
         for priority in gone_bands:
             del self.bands[priority]
-        return CollectReport(flows=len(gone_flows), bands=len(gone_bands))
+        left = [flow.home for flow in self.flows.values()]
+        gone_shards = [shard for shard in self.retired_shards if shard not in left]
+        self.retired_shards = [shard for shard in self.retired_shards if shard in left]
+        return CollectReport(flows=len(gone_flows), bands=len(gone_bands), shards=len(gone_shards))
+
+    def is_due(self, key: FlowKey) -> bool:
+        return self.bands[key.priority].is_retired or self.is_idle(self.flows[key], self.config.flow_gc_timeout)
+
+    def is_done_with(self, band: Band) -> bool:
+        return band.is_retired or (not band.is_configured and self.is_idle(band, self.config.band_gc_timeout))
 
     def expire(self) -> None:
         """Whom no thread of its own looks after."""
@@ -594,11 +734,11 @@ class Oracle:
             saturation=in_flight / min(self.limits),
             flows=len(self.flows),
             bands={priority: of_band(priority, band) for priority, band in self.bands.items()},
-            shards=self.config.shards,
+            shards=len(self.shards),
             dispatched=self.dispatched,
             rejected=self.rejected,
             evicted=self.evicted,
-            folded=0,
+            folded=self.folded,
             abandoned=self.abandoned,
             repairs=0,
             incidents=0,

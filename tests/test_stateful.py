@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Final, NamedTuple, final
 
 import pytest
@@ -53,6 +55,7 @@ from tests.oracle import (
     SLO_SECONDS,
     Asked,
     ByUsage,
+    Halt,
     NewestOfTheBand,
     NotedLongestFlow,
     Oracle,
@@ -72,6 +75,8 @@ PRIORITIES: Final = (0, 0, 0, 5, 1, -1)
 MAX_REQUESTS: Final = st.sampled_from([*[None] * 6, 6, 3, 2, 1])
 MAX_BYTES: Final = st.sampled_from([*[None] * 6, 9, 4, 2])
 LIMITS: Final = st.sampled_from([(4,), (3,), (2,), (1,), (6,), (5, 3), (2, 4)])  # of one gate or two
+MAX_FLOWS: Final = st.sampled_from([*[(10_000, 64)] * 7, (1, 1), (2, 1), (2, 2), (3, 2)])  # and how many they share
+HALTS: Final[Sequence[Halt]] = ("pause", "pause", "resume", "drain")
 LONGEST_FLOW: Final = NotedLongestFlow()
 DISPLACEMENT: Final[st.SearchStrategy[Displacement]] = st.sampled_from(
     [LowerPriority(), LowerPriority(), Never(), LONGEST_FLOW]
@@ -101,13 +106,14 @@ ALL_ASKS: Final = [
 # One draw a request: what an example costs is mostly its draws. By its index: Hypothesis shows all it may draw from.
 ASKS: Final = st.sampled_from(range(len(ALL_ASKS))).map(lambda index: ALL_ASKS[index])
 WHICH: Final = st.integers(0, 11)  # one of those that there are
+# halves and quarters: sums of charges are exact, in whatever order
+WEIGHTS: Final[st.SearchStrategy[dict[str, float]]] = st.sampled_from([{}, {"a": 2.0}, {"a": 0.5, "b": 4.0}])
 
 BANDS: Final = st.builds(
     BandConfig,
     ordering=st.sampled_from([Fcfs(), EarliestDeadline(), SloDeadline()]),
     fairness=st.sampled_from([RoundRobin(), WeightedFair(), ByUsage(), GlobalStrict()]),
-    # halves and quarters: sums of charges are exact, in whatever order
-    weights=st.sampled_from([{}, {"a": 2.0}, {"a": 0.5, "b": 4.0}]),
+    weights=WEIGHTS,
     max_requests=MAX_REQUESTS,
     max_bytes=MAX_BYTES,
     max_requests_per_flow=MAX_REQUESTS,
@@ -122,6 +128,7 @@ def configs(draw: st.DrawFn) -> Config:
     template, other = draw(BANDS), draw(BANDS)
     configured = draw(st.sampled_from([(), (0,), (0, 5), (-1, 1)]))
     flow_gc_timeout = draw(st.sampled_from([1.0, 0.0, 4.0]))
+    max_flows, overflow_flows = draw(MAX_FLOWS)
     return Config(
         bands=[band.at(priority) for band, priority in zip((other, template), configured, strict=False)],
         default_band=template,
@@ -135,6 +142,8 @@ def configs(draw: st.DrawFn) -> Config:
         flow_gc_timeout=flow_gc_timeout,
         band_gc_timeout=draw(st.sampled_from([None, flow_gc_timeout])),
         shards=draw(st.sampled_from([1, 3])),
+        max_flows=max_flows,
+        overflow_flows=overflow_flows,
         displacement=draw(DISPLACEMENT),
     )
 
@@ -166,6 +175,7 @@ class ControllerMachine(RuleBasedStateMachine):
         super().__init__()
         self.real: FlowController | None = None
         self.unseen = False  # nobody is to look after this step
+        self.few_flows = False  # there may be no more than these
 
     @initialize(config=configs(), limits=LIMITS, observed=st.booleans(), asks=st.lists(ASKS, max_size=12))
     def begin(self, config: Config, limits: tuple[int, ...], observed: bool, asks: list[Ask]) -> None:
@@ -175,6 +185,7 @@ class ControllerMachine(RuleBasedStateMachine):
         observer = self if observed else None
         self.real = FlowController(config, gate=self.gates, clock=self.clock, observer=observer, background=False)
         self.model = Oracle(config, list(limits), self.clock.now())
+        self.few_flows = config.max_flows in (1, 2, 3)
         self.asked: list[Asked] = []
         self.tickets: dict[int, Ticket] = {}  # in hand, by number
         self.waiters: dict[int, greenlet] = {}  # not back from `admit`
@@ -215,8 +226,9 @@ class ControllerMachine(RuleBasedStateMachine):
         return asked
 
     def arrive_in_model(self, asked: Asked) -> None:
-        """After the controller: of equally long flows, the model has the one make room that the controller has."""
+        """After the controller: of equals, the model has that one make room that the controller has."""
         self.model.shown = LONGEST_FLOW.shown.copy()
+        self.model.gone = set(self.model.flows) - set(self.controller.flows())
         self.model.arrive(asked)
 
     @rule(asks=st.lists(ASKS, min_size=1, max_size=10))
@@ -243,6 +255,17 @@ class ControllerMachine(RuleBasedStateMachine):
         called, told = self.called, self.told
         self.tickets[asked.number] = self.controller.submit(request, lambda ticket: called.append(told(ticket)))
         self.arrive_in_model(asked)
+
+    @precondition(lambda self: self.few_flows)
+    @rule(flow_ids=st.lists(st.sampled_from([*IDS, "d"]), min_size=3, max_size=9))
+    def pass_by(self, flow_ids: list[str]) -> None:
+        """One after the other, none of whom stays: who was idle for longest makes room for the next."""
+        for flow_id in flow_ids:
+            self.submit_one(Ask(flow_id, 0, cost=1, size=0, ttl=0.0, slo=None), None)
+            asked = self.asked[-1]
+            assert self.tickets[asked.number].release() == self.model.release(asked)
+            self.agree()
+            self.advance(0.25, collect=False)
 
     @rule(asks=st.lists(ASKS, min_size=1, max_size=4), probed=st.booleans())
     def admit(self, asks: list[Ask], probed: bool) -> None:
@@ -403,12 +426,20 @@ class ControllerMachine(RuleBasedStateMachine):
             assert not self.model.adjust(asked, 3, {})
 
     @precondition(lambda self: self.tickets)
-    @rule(which=WHICH, cost=st.sampled_from([None, 0, 1, 4, 9]), tokens=st.sampled_from([None, 0, 3, 8]))
-    def adjust(self, which: int, cost: int | None, tokens: int | None) -> None:
+    @rule(
+        which=WHICH,
+        cost=st.sampled_from([None, 0, 1, 4, 9]),
+        tokens=st.sampled_from([None, 0, 3, 8]),
+        serve=st.booleans(),
+    )
+    def adjust(self, which: int, cost: int | None, tokens: int | None, serve: bool) -> None:
         """The work took more or less than was asked for; seldom it was no work."""
         candidates = self.in_hand("dispatched") or self.in_hand("queued", "refused", "released")
         asked, usage = candidates[which % len(candidates)], {} if tokens is None else {"tokens": tokens}
         assert self.tickets[asked.number].adjust(cost, **usage) == self.model.adjust(asked, cost, usage)
+        if serve:
+            self.agree()
+            self.serve_all()
 
     @precondition(lambda self: self.tickets)
     @rule(which=WHICH, unseen=st.booleans())
@@ -419,9 +450,17 @@ class ControllerMachine(RuleBasedStateMachine):
         del self.tickets[asked.number]
         self.unseen = unseen
 
-    # --- upkeep; `resize`, `add_band` and `retire_band` will join here ---------------------------------------------
+    # --- upkeep ----------------------------------------------------------------------------------------------------
 
-    @rule()
+    @rule(shards=st.sampled_from([None, None, 1, 2, 3, 5, 8]))
+    def keep_up(self, shards: int | None) -> None:
+        """A cycle of the collector, perhaps after a resize."""
+        if shards is not None:
+            self.controller.resize(shards)
+            self.model.resize(shards)
+            self.agree()
+        self.collect()
+
     def collect(self) -> None:
         assert self.controller.collect() == self.model.collect()
 
@@ -429,6 +468,65 @@ class ControllerMachine(RuleBasedStateMachine):
     def set_limit(self, which: int, limit: int) -> None:
         self.model.set_limit(which % len(self.gates), limit)
         self.gates[which % len(self.gates)].set(limit)
+
+    @rule(
+        priority=st.sampled_from([5, 0, 1, -1, 9]),
+        keyed=st.sampled_from([None, None, True]),
+        max_requests=MAX_REQUESTS,
+        weights=WEIGHTS,
+    )
+    def add_band(self, priority: int, keyed: bool | None, max_requests: int | None, weights: dict[str, float]) -> None:
+        """Mostly with the policies that it has, or would have."""
+        band = replace(self.model.limits_at(priority), priority=priority, max_requests=max_requests, weights=weights)
+        if keyed:
+            band = replace(band, ordering=EarliestDeadline())
+        refusal = self.model.add_band(band)
+        with nullcontext() if refusal is None else pytest.raises(ValueError, match=refusal):
+            self.controller.add_band(band)
+
+    @rule(priority=st.sampled_from([0, 0, 5, 1, -1, None]), collect=st.booleans())
+    def retire_band(self, priority: int | None, collect: bool) -> None:
+        """One of them, or all that there are."""
+        for each in list(self.model.bands) if priority is None else [priority]:
+            refusal = self.model.retire_band(each)
+            with nullcontext() if refusal is None else pytest.raises(ValueError, match=refusal):
+                self.controller.retire_band(each)
+            self.agree()
+        if collect:
+            self.collect()
+
+    @rule(how=st.sampled_from(HALTS), flow_id=st.sampled_from([*IDS, None]), priority=st.sampled_from(PRIORITIES))
+    def halt(self, how: Halt, flow_id: str | None, priority: int) -> None:
+        """Whether it exists or not."""
+        band = self.controller._state.bands.get(priority)
+        order = [] if band is None else [flow.id for flow in band._paused]
+        match how:
+            case "pause":
+                self.controller.pause(flow_id, priority=priority)
+            case "drain":
+                self.controller.drain(flow_id, priority=priority)
+            case "resume":
+                self.controller.resume(flow_id, priority=priority)
+        self.model.halt(how, flow_id, priority, order)
+
+    @precondition(lambda self: self.model.queue)
+    @rule(which=WHICH, whole_band=st.booleans(), seats=st.integers(0, 4), asks=st.lists(ASKS, max_size=3))
+    def pause_for_a_while(self, which: int, whole_band: bool, seats: int, asks: list[Ask]) -> None:
+        """Somebody who waits, while others come and go."""
+        keys = list(dict.fromkeys([asked.key for asked in self.model.queue if asked.key.id in IDS]))
+        if keys:
+            flow_id, priority = keys[which % len(keys)]
+            self.halt("pause", None if whole_band else flow_id, priority)
+            self.agree()
+            for ask in asks:
+                self.submit_one(ask, None)
+            self.release(which, seats, collect=False)
+            self.halt("resume", None if whole_band else flow_id, priority)
+
+    def resume_all(self) -> None:
+        for priority, flow_id in sorted(self.model.paused | self.model.drained, key=repr):
+            self.halt("resume", flow_id, priority)
+            self.agree()
 
     @precondition(lambda self: len(self.asked) > 20)
     @rule()
@@ -472,6 +570,8 @@ class ControllerMachine(RuleBasedStateMachine):
             return
         if len(self.asked) % 3 == 0:
             self.close()
+        else:
+            self.resume_all()
         self.serve_all()
         assert not self.waiters, "somebody waits, and nothing is in flight"
         assert self.controller.stats().queued == self.controller.stats().in_flight == 0

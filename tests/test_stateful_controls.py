@@ -9,23 +9,41 @@ import heapq
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import pytest
 from hypothesis import Phase
 from hypothesis.stateful import run_state_machine_as_test
 
-from flowctl import ConcurrencyLimit, Config, LongestFlow, LowerPriority, Outcome, Ticket, capacity, queue, turn
-from flowctl.band import PriorityBand
+from flowctl import (
+    BandConfig,
+    ConcurrencyLimit,
+    Config,
+    FlowKey,
+    LongestFlow,
+    LowerPriority,
+    Outcome,
+    Ticket,
+    capacity,
+    queue,
+    turn,
+)
+from flowctl.band import NOBODY, Halts, PriorityBand
 from flowctl.bands import Bands
 from flowctl.flow import Flow
-from flowctl.lease import STAMP_MASK
+from flowctl.lease import MARKED_FOR_DELETION, ONE_PIN, STAMP_MASK
 from flowctl.ledger import Ledger
 from flowctl.policies.displacement import Backlog, Newcomer
 from flowctl.queue import FlowQueue, KeyedQueue
 from flowctl.ranking import Ranking
+from flowctl.registry import FlowRegistry
+from flowctl.request import RESERVED_PREFIX
+from flowctl.shard import Shard
 from flowctl.ticket import ReleaseOutcome, Wait
+from flowctl.topology import Topology
 from flowctl.turn import Turn
+from flowctl.wheel import Wheel
 from tests.oracle import Q
 from tests.proof import Proof
 from tests.test_stateful import CLAIM, ControllerMachine, examples
@@ -34,6 +52,7 @@ ENOUGH: Final = 3_000
 """Examples, of which one has to show the difference."""
 
 Patch = pytest.MonkeyPatch
+Price = Callable[[Flow], float]
 
 
 def idle_capacity_is_held_against_a_flow(patch: Patch) -> None:
@@ -119,8 +138,8 @@ def equal_tags_go_by_hash(patch: Patch) -> None:
 def a_flow_that_was_idle_comes_with_its_credit(patch: Patch) -> None:
     enter = PriorityBand._enter
 
-    def broken(self: PriorityBand[Flow], flow: Flow) -> None:
-        enter(self, flow)
+    def broken(self: PriorityBand[Flow], flow: Flow, price: float) -> None:
+        enter(self, flow, price)
         flow.start = flow.finish
         self._place(flow)
 
@@ -130,9 +149,9 @@ def a_flow_that_was_idle_comes_with_its_credit(patch: Patch) -> None:
 def newcomers_go_before_those_who_wait_for_their_next_turn(patch: Patch) -> None:
     enter = PriorityBand._enter
 
-    def broken(self: PriorityBand[Flow], flow: Flow) -> None:
+    def broken(self: PriorityBand[Flow], flow: Flow, price: float) -> None:
         virtual_time = self.virtual_time
-        enter(self, flow)
+        enter(self, flow, price)
         flow.start = max(virtual_time, flow.finish)
         self._place(flow)
 
@@ -370,6 +389,252 @@ def the_longest_flow_makes_room_for_a_lower_priority(patch: Patch) -> None:
     patch.setattr(LongestFlow, "victims", broken)
 
 
+def a_retired_band_still_takes_requests(patch: Patch) -> None:
+    def broken(self: PriorityBand[Flow]) -> None:
+        pass
+
+    patch.setattr(PriorityBand, "retire", broken)
+
+
+def a_retired_band_takes_requests_on_the_fast_path(patch: Patch) -> None:
+    def broken(self: PriorityBand[Flow]) -> None:
+        self.is_retired = True
+
+    patch.setattr(PriorityBand, "retire", broken)
+
+
+def a_retired_band_is_never_collected(patch: Patch) -> None:
+    sweep = Bands.sweep
+
+    def broken(self: Bands) -> int:
+        retired = [band for band in self.table.entries.values() if band.is_retired and band.lease.try_pin()]
+        swept = sweep(self)
+        for band in retired:
+            band.lease.unpin(self._clock.now)
+        return swept
+
+    patch.setattr(Bands, "sweep", broken)
+
+
+def a_retired_band_waits_for_its_timeout(patch: Patch) -> None:
+    def broken(self: FlowRegistry, band: PriorityBand[Flow], now: float) -> list[Flow]:
+        return []
+
+    patch.setattr(FlowRegistry, "_sweep_retired", broken)
+
+
+def a_band_that_comes_back_keeps_its_old_limits(patch: Patch) -> None:
+    opening = PriorityBand.open
+
+    def broken(self: PriorityBand[Flow], config: BandConfig) -> None:
+        opening(self, self.config)
+
+    patch.setattr(PriorityBand, "open", broken)
+
+
+def a_band_that_is_added_may_be_collected(patch: Patch) -> None:
+    configure = Bands.configure
+
+    def broken(self: Bands, config: BandConfig) -> PriorityBand[Flow]:
+        band = configure(self, config)
+        band.lease.unpin(self._clock.now)
+        self.configured = {other: known for other, known in self.configured.items() if other != config.priority}
+        return band
+
+    patch.setattr(Bands, "configure", broken)
+
+
+def bands_are_added_beyond_max_bands(patch: Patch) -> None:
+    configure = Bands.configure
+
+    def broken(self: Bands, config: BandConfig) -> PriorityBand[Flow]:
+        allowed, self._config = self._config, replace(self._config, max_bands=64)
+        try:
+            return configure(self, config)
+        finally:
+            self._config = allowed
+
+    patch.setattr(Bands, "configure", broken)
+
+
+def who_is_paused_is_granted_on_the_fast_path(patch: Patch) -> None:
+    def broken(self: PriorityBand[Flow]) -> None:
+        self.door = NOBODY if self.is_retired else self.priority
+
+    patch.setattr(PriorityBand, "_set_door", broken)
+
+
+def who_is_paused_is_granted_on_arrival(patch: Patch) -> None:
+    queue_locked = Turn._queue_locked
+
+    def broken(self: Turn, ticket: Ticket, wait: Wait, flow: Flow, now: float) -> Outcome | None:
+        if flow.band.priority > self.ledger.top and self._has_room_locked(ticket.cost, flow.band.priority):
+            self._grant_locked(ticket, self.ledger.holds[ticket.serial], wait, now)
+            return None
+        return queue_locked(self, ticket, wait, flow, now)
+
+    patch.setattr(Turn, "_queue_locked", broken)
+
+
+def a_paused_band_keeps_lower_ones_out(patch: Patch) -> None:
+    retop = Ledger._retop
+
+    def broken(self: Ledger) -> None:
+        retop(self)
+        self.top = max(self.top, self.waiting[-1].priority if self.waiting else NOBODY)
+
+    patch.setattr(Ledger, "_retop", broken)
+
+
+def a_pause_of_what_does_not_exist_yet_is_forgotten(patch: Patch) -> None:
+    halt = Ledger.halt
+
+    def broken(self: Ledger, priority: int, halts: Halts, band: PriorityBand[Flow] | None, price: Price) -> None:
+        if band is not None:
+            halt(self, priority, halts, band, price)
+
+    patch.setattr(Ledger, "halt", broken)
+
+
+def who_is_resumed_comes_with_his_credit(patch: Patch) -> None:
+    halt = PriorityBand.halt
+
+    def broken(self: PriorityBand[Flow], halts: Halts, price: Price) -> None:
+        was_paused = list(self._paused)
+        halt(self, halts, price)
+        for flow in was_paused:
+            if flow.place is not None:
+                flow.start = flow.finish
+                self._place(flow)
+
+    patch.setattr(PriorityBand, "halt", broken)
+
+
+def nobody_goes_when_he_is_resumed(patch: Patch) -> None:
+    def broken(
+        self: Turn, bands: Mapping[int, PriorityBand[Flow]], priority: int, change: Callable[[Halts], Halts]
+    ) -> None:
+        with self.lock:
+            halts = change(self.ledger.halts.get(priority, Halts()))
+            self.ledger.halt(priority, halts, bands.get(priority), self._price_head_locked)
+
+    patch.setattr(Turn, "halt", broken)
+
+
+def who_is_paused_is_left_behind_by_a_close(patch: Patch) -> None:
+    round_locked = Turn._round_locked
+
+    def broken(self: Turn, now: float) -> None:
+        if self.ledger.ready or not self.ledger.closed:
+            round_locked(self, now)
+
+    patch.setattr(Turn, "_round_locked", broken)
+
+
+def who_is_drained_may_wait(patch: Patch) -> None:
+    def broken(self: PriorityBand[Flow], flow: Flow) -> bool:
+        return False
+
+    patch.setattr(PriorityBand, "is_drained", broken)
+
+
+def who_waits_is_paused_by_a_drain(patch: Patch) -> None:
+    halt = Ledger.halt
+
+    def broken(self: Ledger, priority: int, halts: Halts, band: PriorityBand[Flow] | None, price: Price) -> None:
+        halt(self, priority, Halts(halts.paused | halts.drained, halts.drained), band, price)
+
+    patch.setattr(Ledger, "halt", broken)
+
+
+def a_resize_loses_the_flows_of_the_shards_that_go(patch: Patch) -> None:
+    def broken(self: Topology) -> tuple[Shard, ...]:
+        return self.live
+
+    patch.setattr(Topology, "shards", property(broken))
+
+
+def a_resize_moves_no_new_flow(patch: Patch) -> None:
+    def broken(self: Topology, flow_id: str, priority: int) -> Shard:
+        return self.live[0]
+
+    patch.setattr(Topology, "shard_for", broken)
+
+
+def a_retired_shard_stays_for_ever(patch: Patch) -> None:
+    def broken(self: Shard) -> bool:
+        return False
+
+    patch.setattr(Shard, "try_drop", broken)
+
+
+def a_retired_shard_goes_with_its_flows(patch: Patch) -> None:
+    def broken(self: Shard) -> bool:
+        went, self.dropped = not self.dropped, True
+        return went
+
+    patch.setattr(Shard, "try_drop", broken)
+
+
+def the_flow_that_was_used_last_makes_room(patch: Patch) -> None:
+    def broken(self: FlowRegistry) -> bool:
+        idle = [flow for flow in self.topology.flows() if not flow.lease.pins]
+        flow = max(idle, key=lambda flow: flow.word.value, default=None)
+        return flow is not None and flow.lease.try_mark(self._clock.now(), 0.0) and self._take_away(flow)
+
+    patch.setattr(FlowRegistry, "_collect_longest_idle", broken)
+
+
+def the_flow_that_is_the_oldest_makes_room(patch: Patch) -> None:
+    def broken(self: Wheel[Flow], at: int) -> bool:
+        return False
+
+    patch.setattr(Wheel, "is_later", broken)
+
+
+def who_comes_is_folded_although_somebody_is_idle(patch: Patch) -> None:
+    def broken(self: FlowRegistry) -> bool:
+        return False
+
+    patch.setattr(FlowRegistry, "_collect_longest_idle", broken)
+
+
+def a_flow_in_use_makes_room(patch: Patch) -> None:
+    collect = FlowRegistry._collect_longest_idle
+
+    def broken(self: FlowRegistry) -> bool:
+        if collect(self):
+            return True
+        flow = next((flow for flow in self.topology.flows() if not flow.queue), None)
+        if flow is None:
+            return False
+        flow.word.value = flow.word.value % ONE_PIN + MARKED_FOR_DELETION
+        return self._take_away(flow)
+
+    patch.setattr(FlowRegistry, "_collect_longest_idle", broken)
+
+
+def who_has_a_weight_is_folded_all_the_same(patch: Patch) -> None:
+    key_for = FlowRegistry.key_for
+
+    def broken(self: FlowRegistry, key: FlowKey) -> FlowKey:
+        most = self._config.max_flows
+        found = key_for(self, key)
+        if found != key or most is None or len(self.topology) < most:
+            return found
+        self.folded.fetch_add(1)
+        return FlowKey(f"{RESERVED_PREFIX}overflow-0", key.priority)
+
+    patch.setattr(FlowRegistry, "key_for", broken)
+
+
+def there_is_no_bound_on_flows(patch: Patch) -> None:
+    def broken(self: FlowRegistry, key: FlowKey) -> FlowKey:
+        return key
+
+    patch.setattr(FlowRegistry, "key_for", broken)
+
+
 CONTROLS: Final[Sequence[Callable[[Patch], None]]] = (
     idle_capacity_is_held_against_a_flow,
     a_flow_that_was_idle_comes_with_its_credit,
@@ -403,6 +668,32 @@ CONTROLS: Final[Sequence[Callable[[Patch], None]]] = (
     bytes_are_no_part_of_a_share,
     equally_long_flows_make_room_for_each_other,
     the_longest_flow_makes_room_for_a_lower_priority,
+    a_retired_band_still_takes_requests,
+    a_retired_band_takes_requests_on_the_fast_path,
+    a_retired_band_is_never_collected,
+    a_retired_band_waits_for_its_timeout,
+    a_band_that_comes_back_keeps_its_old_limits,
+    a_band_that_is_added_may_be_collected,
+    bands_are_added_beyond_max_bands,
+    who_is_paused_is_granted_on_the_fast_path,
+    who_is_paused_is_granted_on_arrival,
+    a_paused_band_keeps_lower_ones_out,
+    a_pause_of_what_does_not_exist_yet_is_forgotten,
+    who_is_resumed_comes_with_his_credit,
+    nobody_goes_when_he_is_resumed,
+    who_is_paused_is_left_behind_by_a_close,
+    who_is_drained_may_wait,
+    who_waits_is_paused_by_a_drain,
+    a_resize_loses_the_flows_of_the_shards_that_go,
+    a_resize_moves_no_new_flow,
+    a_retired_shard_stays_for_ever,
+    a_retired_shard_goes_with_its_flows,
+    the_flow_that_was_used_last_makes_room,
+    the_flow_that_is_the_oldest_makes_room,
+    who_comes_is_folded_although_somebody_is_idle,
+    a_flow_in_use_makes_room,
+    who_has_a_weight_is_folded_all_the_same,
+    there_is_no_bound_on_flows,
 )
 
 
