@@ -29,7 +29,7 @@ from flowctl.policies.ordering import Fcfs
 from flowctl.queue import FlowQueue
 from flowctl.ranking import Ranking
 from flowctl.request import MAX_COUNT
-from flowctl.ticket import Ticket
+from flowctl.ticket import Ticket, Wait
 
 NOBODY: Final = -math.inf
 """Below every priority."""
@@ -195,19 +195,25 @@ class PriorityBand(Generic[F]):
         if not self._by_head:
             self._place(flow)
 
-    def correct(self, flow: F, change: float, activation: int) -> None:
-        """Charge a flow so much more, or less, for what it was charged in this activation: O(log active flows).
+    def correct(self, flow: F, wait: Wait, charge: float) -> None:
+        """Charge a flow this for a request, and no longer what it was charged: O(log active flows).
 
         What virtual time had overtaken meanwhile was never held against the flow: it is neither given back nor charged.
         """
-        if activation <= self._began:
-            return
-        if activation != flow.activation:
-            before, flow.slack = flow.slack, flow.slack - change
-            change = max(0.0, -flow.slack) - max(0.0, -before)
+        change, slack = charge - (wait.charged or 0.0), flow.slack
+        if wait.activation <= self._began:
+            change = 0.0
+        elif wait.activation != flow.activation:
+            slack -= change
+            change = max(0.0, -slack) - max(0.0, -flow.slack)
+        start = flow.start + change
+        # plain stores: an exception leaves all of it or nothing
+        wait.charged = charge
+        flow.slack = slack
         if not change:
             return
-        flow.start = flow.finish = flow.start + change
+        flow.start = start
+        flow.finish = start
         if flow.place is not None and not self._by_head:
             self._place(flow)
 
@@ -224,28 +230,31 @@ class PriorityBand(Generic[F]):
         what that was. O(flows that wait).
         """
         flows = self._waiting_flows()
-        self.halts = halts
+        self.align(halts)
         for flow in flows:
             if self.is_paused(flow) != (flow.place is None):
                 self._leave(flow)
                 self._enter(flow, price(flow))
-        self._set_door()
+
+    def align(self, halts: Halts) -> None:
+        """Hold back these from now on; whom it finds in the ring it leaves there."""
+        door = NOBODY if self.is_retired or any(halts) else self.priority
+        # plain stores: no exception can come between the two
+        self.halts = halts
+        self.door = door
 
     def retire(self) -> None:
         """Take no new request."""
         self.is_retired = True
-        self._set_door()
+        self.door = NOBODY
 
     def open(self, config: BandConfig) -> None:
         """Take requests, with these limits; ordering and fairness stay what they are."""
-        self.config = config
         self._ranking.forget()
+        door = NOBODY if any(self.halts) else self.priority
+        self.config = config
         self.is_retired = False
-        self._set_door()
-
-    def _set_door(self) -> None:
-        is_open = not (self.is_retired or any(self.halts))
-        self.door = self.priority if is_open else NOBODY
+        self.door = door
 
     # --- the ring ----------------------------------------------------------------------------------------------------
 

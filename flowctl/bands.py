@@ -84,6 +84,8 @@ class Bands:
         assert priority is not None
         with self._founding:
             band = self.table.entries.get(priority)
+            if priority in self.configured and band is not None and band.is_retired:
+                return band  # an exception kept the last one who tried from opening it
             if priority in self.configured:
                 raise ValueError(
                     f"priority must not be configured yet, and {priority} is: retire_band({priority}) first"
@@ -97,9 +99,22 @@ class Bands:
                     f"ordering and fairness of band {priority} must be what they are as long as it exists "
                     f"({band.config.ordering}, {band.config.fairness}), not {config.ordering}, {config.fairness}"
                 )
-            band = self.table.pin(priority) or self.table.publish(priority, self._new(priority, config))
+            band = self._pinned(priority, config)
+            if (band.config.ordering, band.config.fairness) != (config.ordering, config.fairness):
+                band.lease.unpin(self._clock.now)  # a handler of our own thread has founded it meanwhile
+                raise ValueError(f"ordering and fairness of band {priority} must be what they are as long as it exists")
             self.configured = {**self.configured, priority: config}
             return band
+
+    def _pinned(self, priority: int, config: BandConfig) -> PriorityBand[Flow]:
+        """The band of this priority, created like this if there is none, with one pin more."""
+        while True:
+            band = self.table.pin(priority)
+            if band is not None:
+                return band
+            fresh = self._new(priority, config)
+            if self.table.publish(priority, fresh) is fresh:
+                return fresh
 
     def unconfigure(self, priority: int) -> PriorityBand[Flow]:
         """Let a band be collected like any other: the pin of a configured one is given back. `ValueError` if there is

@@ -89,8 +89,9 @@ class FlowController:
         self._background = background
         self._incidents = Incidents()
         self._closed = False
-        # one change of what there is at a time; re-entrant for handlers; rank: first of all
+        # one change of which bands and shards there are at a time; rank: first of all
         self._changing = sync.RLock()
+        self._is_changing = False
         # replaced as a whole in a forked child
         self._state = self._new_state()
         sync.renew_after_fork(self)
@@ -222,25 +223,17 @@ class FlowController:
 
     def _arrive(self, state: State, ticket: Ticket, wait: Wait, found: Flow | None) -> None:
         """Have the ticket decided or queued, at a flow that is found or created: the optimistic loop."""
-        registry, key = state.registry, ticket.key
+        registry, asked = state.registry, ticket.key
         ticket.wait = wait
         arrived = False
         while not arrived:
-            flow = None if found is not None and found.band.is_retired else found
+            key, flow = asked, None if found is not None and found.band.is_retired else found
             if flow is None:
-                priority = registry.founded.nearest(key.priority)
-                if priority is None:
-                    wait.why = LookupError("no band takes requests: all are retired")
-                    wait.deadline = self._config.deadline(wait.arrived, wait.ttl, None)
-                    refusal = state.turn.refusal(wait, self._clock.now())
-                    state.turn.refuse(ticket, refusal or Outcome.REJECTED_OTHER)
+                served = registry.served_key(asked)
+                if served is None:
+                    self._refuse_for_want_of_a_band(state.turn, ticket, wait)
                     return
-                if priority != key.priority:
-                    key = FlowKey(key.id, priority)
-                flow = registry.find(key)
-            if flow is None:
-                own, key = key, registry.key_for(key)
-                flow = None if key is own else registry.find(key)
+                key, flow = served, registry.find(served)
             if flow is None:
                 arrived = self._arrive_at_new_flow(state, ticket, wait, key)
                 continue
@@ -252,6 +245,11 @@ class FlowController:
                 wait.scope = "flow"  # it has as many pins as a lease can have
                 state.turn.refuse(ticket, Outcome.REJECTED_CAPACITY)
                 return
+
+    def _refuse_for_want_of_a_band(self, turn: Turn, ticket: Ticket, wait: Wait) -> None:
+        wait.why = LookupError("no band takes requests: all are retired")
+        wait.deadline = self._config.deadline(wait.arrived, wait.ttl, None)
+        turn.refuse(ticket, turn.refusal(wait, self._clock.now()) or Outcome.REJECTED_OTHER)
 
     def _arrive_at(self, state: State, ticket: Ticket, wait: Wait, flow: Flow) -> bool:
         """The same at this flow, whose band says how long to wait; False if the flow cannot be pinned."""
@@ -380,9 +378,12 @@ class FlowController:
         """Change the number of shards. New flows go by the new number, existing ones stay where they are until they are
         collected; no request is lost, refused or reordered by it. Raises `TypeError` or `ValueError`.
         """
-        with self._changing:
+
+        def change() -> None:
             self._config = replace(self._config, shards=shards)
             self._state.registry.topology.resize(self._config.shards)
+
+        self._change_alone(change)
 
     def add_band(self, band: BandConfig) -> None:
         """Configure one more band, from now on. One that exists at this priority, from a template or because it is
@@ -393,10 +394,13 @@ class FlowController:
             raise TypeError(f"band must be a BandConfig, not {shown(band)}")
         if band.priority is None:
             raise ValueError("band.priority is required (only a template has none)")
-        with self._changing:
-            state = self._state
+
+        def change() -> None:
+            state, others = self._state, [other for other in self._config.bands if other.priority != band.priority]
             state.turn.open(state.registry.add_band(band), band)
-            self._config = replace(self._config, bands=[*self._config.bands, band])
+            self._config = replace(self._config, bands=[*others, band])
+
+        self._change_alone(change)
 
     def retire_band(self, priority: int) -> None:
         """Let a band go: what is queued in it is served, new requests go to the nearest band below, else above, and the
@@ -404,10 +408,30 @@ class FlowController:
         is no such band.
         """
         priority = check_priority(priority)
-        with self._changing:
+
+        def change() -> None:
             state, others = self._state, [band for band in self._config.bands if band.priority != priority]
             state.turn.retire(state.registry.retire_band(priority))
             self._config = replace(self._config, bands=others)
+
+        self._change_alone(change)
+
+    def _change_alone(self, change: Callable[[], None]) -> None:
+        """Run a change of which bands and shards there are, one at a time. A signal handler or finaliser that came in
+        the middle of its own thread's section or change would wait for itself.
+        """
+        if not self._state.turn.is_interrupted():
+            with self._changing:
+                if not self._is_changing:
+                    self._is_changing = True
+                    try:
+                        change()
+                    finally:
+                        self._is_changing = False
+                    return
+        raise RuntimeError(
+            "a signal handler or finaliser that interrupted its own thread cannot change bands and shards"
+        )
 
     def pause(self, flow: str | FlowKey | None = None, *, priority: int = 0) -> None:
         """Let requests of this flow wait, whatever is free; of the whole band, if `flow` is None. Their deadlines stay
@@ -467,7 +491,7 @@ class FlowController:
         """Called in a forked child, where nothing of the parent's is in flight."""
         halts = self._state.turn.ledger.halts  # never changed, only replaced
         self._state.turn.after_fork_in_child()
-        self._changing = sync.RLock()
+        self._changing, self._is_changing = sync.RLock(), False
         self._incidents = Incidents()
         self._state = self._new_state()
         self._state.turn.ledger.halts = halts

@@ -175,11 +175,16 @@ class Ledger:
             self.relist(band)
 
     def halt(
-        self, priority: int, halts: Halts, band: PriorityBand[Flow] | None, price: Callable[[Flow], float]
+        self,
+        priority: int,
+        halts: Halts,
+        bands: Mapping[int, PriorityBand[Flow]],
+        price: Callable[[Flow], float],
     ) -> None:
-        """Hold back these in a band, that exists or is still to come; `price`: see `PriorityBand.halt`."""
+        """Hold back these in a band, one of these bands or one still to come; `price`: see `PriorityBand.halt`."""
         others = {other: them for other, them in self.halts.items() if other != priority}
         self.halts = {**others, priority: halts} if any(halts) else others
+        band = bands.get(priority)  # looked up now: who founds one from here on sees the new halts
         if band is not None:
             band.halt(halts, price)
             self.relist(band)
@@ -272,6 +277,7 @@ class Ledger:
             flow.place = None
         for band in {flow.band for flow in flows} | set(self.waiting):
             band.clear()
+            band.align(self.halts.get(band.priority, Halts()))
         self.waiting_in.clear()
         self.waiting_of.clear()
         self.waiting.clear()

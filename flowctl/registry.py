@@ -5,7 +5,8 @@ R1  A flow is finalised once, by whoever flips its `detached` under its shard's 
 R2  A band's lease has a pin for each flow that was built and not finalised, and one more if it is configured.
 R3  Nothing that is built gets lost: a new flow is filed to be looked at before anybody can see it, and stays filed
     until it is finalised.
-R4  With `max_flows` flows in existence no new one is created, but for the overflow flows and those with a weight.
+R4  With `max_flows` flows in existence no new one is created, but for the overflow flows and those with a weight, and
+    by threads that create at the same moment.
 
 Lock order: the founding of a band; the order of the idle; a shard's lock, a table's mutex, words. Never under the turn.
 """
@@ -55,6 +56,7 @@ class FlowRegistry:
         "_clock",
         "_config",
         "_idle",
+        "_is_interrupted",
         "_is_turning",
         "_moves",
         "_newborn",
@@ -66,11 +68,12 @@ class FlowRegistry:
         "topology",
     )
 
-    def __init__(self, config: Config, clock: Clock, section: sync.Mutex) -> None:
+    def __init__(self, config: Config, clock: Clock, section: sync.Mutex, is_interrupted: Callable[[], bool]) -> None:
         # fixed after construction; a flow's word changes in the section
         self._config = config
         self._clock = clock
         self._section = section
+        self._is_interrupted = is_interrupted
         self.founded = Bands(config, clock)
         self.bands: LeaseTable[int, PriorityBand[Flow]] = self.founded.table
         self.topology = Topology(config.shards, clock.now if config.profile else None)
@@ -96,6 +99,16 @@ class FlowRegistry:
             return self.bands.entries[key.priority].flows.entries[key.id]
         except KeyError:
             return None
+
+    def served_key(self, asked: FlowKey) -> FlowKey | None:
+        """The flow at which a request is served: its own, at the nearest priority that takes it, or one that it shares.
+        None if no band takes it.
+        """
+        priority = self.founded.nearest(asked.priority)
+        if priority is None:
+            return None
+        key = asked if priority == asked.priority else FlowKey(asked.id, priority)
+        return key if self.find(key) is not None else self.key_for(key)
 
     def key_for(self, key: FlowKey) -> FlowKey:
         """At which flow a request is served whose own does not exist: that; or, where there are too many and none of
@@ -207,7 +220,11 @@ class FlowRegistry:
         return [flow for flow in flows if flow.lease.try_mark(now, 0.0) and self._take_away(flow)]
 
     def _turn_wheel(self, act: Callable[[], bool]) -> bool:
-        """Do something with the wheel, and return what it returns; False for a handler in the middle of that."""
+        """Do something with the wheel, and return what it returns; False for a handler in the middle of that, or of a
+        section of the turn: whoever turns the wheel may wait for that section.
+        """
+        if self._is_interrupted():
+            return False
         with self._idle:
             if self._is_turning:
                 return False

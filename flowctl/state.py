@@ -38,7 +38,7 @@ class State:
         self._owner = owner
         lock = sync.CountedRLock(clock.now) if config.profile else None
         self.turn = Turn(config, gates, clock, News(observer, report), lock)
-        self.registry = FlowRegistry(config, clock, self.turn.lock)
+        self.registry = FlowRegistry(config, clock, self.turn.lock, self.turn.is_interrupted)
         self.bands = self.registry.bands.entries
         assert config.gc_interval is not None
         self.collector = Collector(self, clock, config.gc_interval, report)

@@ -298,8 +298,7 @@ class Turn(Dispatch):
                 return
             charge = self._price_locked(hold.flow, ticket.cost if cost is None else cost, wait.metadata, usage)
             if charge is not None:
-                hold.flow.band.correct(hold.flow, charge - wait.charged, wait.activation)
-                wait.charged = charge
+                hold.flow.band.correct(hold.flow, wait, charge)
 
         self.change(act)
         return in_flight
@@ -328,7 +327,7 @@ class Turn(Dispatch):
 
         def act(now: float) -> None:
             halts = change(self.ledger.halts.get(priority, Halts()))
-            self.ledger.halt(priority, halts, bands.get(priority), self._price_head_locked)
+            self.ledger.halt(priority, halts, bands, self._price_head_locked)
 
         self.change(act)
 

@@ -361,20 +361,21 @@ class Oracle:
         if priority is None:
             asked.deadline = self.deadline(asked, None)
             late = Outcome.REJECTED_EXPIRED if self.is_late(asked) else Outcome.REJECTED_OTHER
-            self.section(lambda: self.turn_away(asked, Outcome.REJECTED_CLOSED if self.closed else late))
+            self.turn_away(asked, Outcome.REJECTED_CLOSED if self.closed else late)
+            self.look()
             return
         asked.key = self.key_for(FlowKey(asked.key.id, priority))
         asked.deadline = self.deadline(asked, self.limits_at(priority).default_ttl)
         is_new = asked.key not in self.flows
         if is_new and (self.closed or self.is_late(asked)):
-            self.section(lambda: self.decide(asked))  # for a request that has no chance nothing is created
+            self.decide(asked)  # for a request that has no chance nothing is created
+            self.look()
             return
         if is_new:
             self.create(asked.key)
-            self.section()  # who creates a flow passes before it arrives, and after it
+            if self.paused or self.drained:
+                self.section()  # whether somebody is held back in a band that may be new
         self.section(lambda: self.decide(asked))
-        if is_new:
-            self.section()
 
     def decide(self, asked: Asked) -> None:
         if self.closed:

@@ -142,7 +142,7 @@ def test_a_resize_in_the_middle_of_another_loses_no_shard(
     def shard(now: Callable[[], float] | None) -> Shard:
         if intrude:
             intrude.clear()
-            controller.resize(3)
+            topology_of(controller).resize(3)
             controller.admit("of-the-handler").release()
         return Shard(now)
 

@@ -161,8 +161,9 @@ def newcomers_go_before_those_who_wait_for_their_next_turn(patch: Patch) -> None
 def what_was_overtaken_is_given_back_all_the_same(patch: Patch) -> None:
     correct = PriorityBand.correct
 
-    def broken(self: PriorityBand[Flow], flow: Flow, change: float, activation: int) -> None:
-        correct(self, flow, change, flow.activation)
+    def broken(self: PriorityBand[Flow], flow: Flow, wait: Wait, charge: float) -> None:
+        wait.activation = flow.activation
+        correct(self, flow, wait, charge)
 
     patch.setattr(PriorityBand, "correct", broken)
 
@@ -320,9 +321,9 @@ def what_the_work_really_cost_is_charged_on_top(patch: Patch) -> None:
 def a_correction_does_not_move_a_flow_that_waits(patch: Patch) -> None:
     correct = PriorityBand.correct
 
-    def broken(self: PriorityBand[Flow], flow: Flow, change: float, activation: int) -> None:
+    def broken(self: PriorityBand[Flow], flow: Flow, wait: Wait, charge: float) -> None:
         place, flow.place = flow.place, None
-        correct(self, flow, change, activation)
+        correct(self, flow, wait, charge)
         flow.place = place
 
     patch.setattr(PriorityBand, "correct", broken)
@@ -489,9 +490,11 @@ def a_paused_band_keeps_lower_ones_out(patch: Patch) -> None:
 def a_pause_of_what_does_not_exist_yet_is_forgotten(patch: Patch) -> None:
     halt = Ledger.halt
 
-    def broken(self: Ledger, priority: int, halts: Halts, band: PriorityBand[Flow] | None, price: Price) -> None:
-        if band is not None:
-            halt(self, priority, halts, band, price)
+    def broken(
+        self: Ledger, priority: int, halts: Halts, bands: Mapping[int, PriorityBand[Flow]], price: Price
+    ) -> None:
+        if priority in bands:
+            halt(self, priority, halts, bands, price)
 
     patch.setattr(Ledger, "halt", broken)
 
@@ -516,7 +519,7 @@ def nobody_goes_when_he_is_resumed(patch: Patch) -> None:
     ) -> None:
         with self.lock:
             halts = change(self.ledger.halts.get(priority, Halts()))
-            self.ledger.halt(priority, halts, bands.get(priority), self._price_head_locked)
+            self.ledger.halt(priority, halts, bands, self._price_head_locked)
 
     patch.setattr(Turn, "halt", broken)
 
@@ -541,8 +544,10 @@ def who_is_drained_may_wait(patch: Patch) -> None:
 def who_waits_is_paused_by_a_drain(patch: Patch) -> None:
     halt = Ledger.halt
 
-    def broken(self: Ledger, priority: int, halts: Halts, band: PriorityBand[Flow] | None, price: Price) -> None:
-        halt(self, priority, Halts(halts.paused | halts.drained, halts.drained), band, price)
+    def broken(
+        self: Ledger, priority: int, halts: Halts, bands: Mapping[int, PriorityBand[Flow]], price: Price
+    ) -> None:
+        halt(self, priority, Halts(halts.paused | halts.drained, halts.drained), bands, price)
 
     patch.setattr(Ledger, "halt", broken)
 
