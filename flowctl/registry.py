@@ -252,7 +252,7 @@ class FlowRegistry:
             flow = self._wheel.up
             if flow is None:
                 return False
-            looks += not flow.detached  # what went with its band is only dropped
+            looks += not (flow.detached and flow.lease.is_marked)  # what went with its band is only dropped
             was_used = self._wheel.is_later(self._due_at(flow, now))
             collected = self._collect_locked(flow, now, math.inf if was_used else 0.0)
             self._wheel.drop()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from flowctl import BandConfig, Config, FlowKey, WaitingRoom
+from flowctl import BandConfig, Config, EarliestDeadline, FlowKey, LongestFlow, WaitingRoom, WeightedFair
 from tests.faults.world import World
 from tests.servers.exchange import Exchange, a_list, impatient, protected
 
@@ -178,6 +178,89 @@ def a_collection() -> Iterator[World]:
     world.step(lambda: world.use("a"))
 
 
+def fewer_shards_and_more() -> Iterator[World]:
+    world = World(Config(shards=2, flow_gc_timeout=1.0), seats=2)
+    world.hold("a")
+    yield world
+    world.step(lambda: world.controller.resize(1))
+    world.step(lambda: world.use("new"))
+    world.step(lambda: world.controller.resize(3))
+    world.step(lambda: world.use("newer"))
+
+
+def a_room_that_is_made_by_who_was_idle_for_longest() -> Iterator[World]:
+    world = World(Config(max_flows=2, overflow_flows=1), seats=2)
+    world.use("a")
+    world.script.time += 1
+    world.hold("b")
+    yield world
+    world.step(lambda: world.use("new"))
+    world.step(lambda: world.ask("newer"))
+
+
+def a_band_that_is_retired() -> Iterator[World]:
+    world = World(Config(bands=[BandConfig(priority=0), BandConfig(priority=5)], flow_gc_timeout=1.0))
+    world.hold("holder", 5)
+    world.ask("a", 5)
+    yield world
+    world.step(lambda: world.controller.retire_band(5))
+    world.step(lambda: world.ask("a", 5))
+    world.step(world.let_go)
+    world.step(world.controller.collect)
+
+
+def a_band_that_is_added() -> Iterator[World]:
+    world = World()
+    world.hold("holder")
+    yield world
+    world.step(lambda: world.controller.add_band(BandConfig(priority=5)))
+    world.step(lambda: world.ask("a", 5))
+
+
+def a_pause_and_a_resumption() -> Iterator[World]:
+    world = World()
+    world.hold("holder")
+    for flow in ("a", "b", "a"):
+        world.ask(flow)
+    yield world
+    world.step(lambda: world.controller.pause("a"))
+    world.step(world.let_go)
+    world.step(lambda: world.controller.resume("a"))
+    world.step(lambda: world.controller.resume("a"))  # whoever was kept from it does it again
+
+
+def a_correction() -> Iterator[World]:
+    world = World(Config(default_band=BandConfig(fairness=WeightedFair())))
+    world.hold("holder")
+    world.meanwhile(world.let_go)
+    world.hold("a")
+    for flow in ("a", "b"):
+        world.ask(flow)
+    ticket = world.held[0]
+    yield world
+    world.step(lambda: ticket.adjust(cost=9))
+    world.step(lambda: ticket.adjust(cost=1))
+
+
+def a_displacement_by_who_is_due_first() -> Iterator[World]:
+    band = BandConfig(ordering=EarliestDeadline(), displacement=LongestFlow(), max_requests=3)
+    world = World(Config(default_band=band))
+    world.hold("holder")
+    for flow, ttl in (("a", 30.0), ("a", 20.0), ("a", 40.0)):
+        world.ask(flow, ttl=ttl)
+    yield world
+    world.step(lambda: world.ask("b", ttl=50.0))
+    world.step(world.let_go)
+
+
+def a_new_flow_where_it_is_counted() -> Iterator[World]:
+    world = World(Config(profile=True))
+    world.use("another")
+    yield world
+    world.step(lambda: world.use("a"))
+    world.step(world.controller.contention)
+
+
 def a_look_round() -> Iterator[World]:
     world = World()
     world.hold("holder")
@@ -233,6 +316,14 @@ STORIES: tuple[Story, ...] = (
     a_larger_limit,
     tickets_that_are_dropped,
     a_collection,
+    fewer_shards_and_more,
+    a_room_that_is_made_by_who_was_idle_for_longest,
+    a_band_that_is_retired,
+    a_band_that_is_added,
+    a_pause_and_a_resumption,
+    a_correction,
+    a_displacement_by_who_is_due_first,
+    a_new_flow_where_it_is_counted,
     a_look_round,
     a_close,
     a_response,

@@ -10,10 +10,21 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
 
-from flowctl import BandConfig, ConcurrencyLimit, Config, FlowController, FlowKey, LowerPriority, Request, RoundRobin
+from flowctl import (
+    BandConfig,
+    ConcurrencyLimit,
+    Config,
+    FlowController,
+    FlowKey,
+    LongestFlow,
+    LowerPriority,
+    Request,
+    RoundRobin,
+)
 from flowctl.incidents import Incidents
 from flowctl.news import News
 from flowctl.policies.displacement import Backlog, Newcomer, T
+from flowctl.policies.ordering import Waiting
 from flowctl.ticket import ReleaseOutcome, Ticket
 from tests.faults.points import assert_found, strike_each_point
 from tests.faults.world import Asked, World
@@ -78,6 +89,26 @@ class ForeignFairness:
         return RoundRobin().charge(cost, weight)
 
 
+class ForeignOrdering:
+    def __init__(self, out: CallOuts) -> None:
+        self.out = out
+
+    def key(self, request: Waiting) -> float:
+        self.out("ordering.key")
+        return request.arrived
+
+
+class ForeignLongest:
+    def __init__(self, out: CallOuts) -> None:
+        self.out = out
+
+    def victims(self, newcomer: Newcomer, backlogs: Sequence[Backlog[T]]) -> Iterator[T]:
+        self.out("displacement.victims of the longest")
+        for victim in LongestFlow().victims(newcomer, backlogs):
+            self.out("displacement.victims of the longest, the next")
+            yield victim
+
+
 class ForeignDisplacement:
     def __init__(self, out: CallOuts) -> None:
         self.out = out
@@ -128,7 +159,12 @@ class Story(World):
     """All that a controller does, with everything foreign that it can be given."""
 
     def __init__(self, out: CallOuts, fault: BaseException) -> None:
-        band = BandConfig(fairness=ForeignFairness(out), max_requests=4)
+        band = BandConfig(
+            ordering=ForeignOrdering(out),
+            fairness=ForeignFairness(out),
+            displacement=ForeignLongest(out),
+            max_requests=2,
+        )
         config = Config(
             default_band=band,
             max_requests=5,
@@ -169,6 +205,8 @@ class Story(World):
         self.step(later)
         self.step(controller.collect)
         self.step(controller.stats)
+        for flow in ("i", "i", "i", "i", "j"):  # the longest flow makes room
+            self.step(lambda flow=flow: self.ask(flow, 3))  # type: ignore[misc]
         last_queued = self.asked[-3].ticket
         if last_queued is not None:
             self.step(last_queued.cancel)
@@ -228,6 +266,8 @@ def test_the_kth_call_out_raises_for_every_k(kind: type[BaseException], proof: P
         "clock.park",
         "displacement.victims",
         "displacement.victims, the next",
+        "displacement.victims of the longest",
+        "displacement.victims of the longest, the next",
         "fairness.charge",
         "gate.admits",
         "gate.limit",
@@ -237,6 +277,7 @@ def test_the_kth_call_out_raises_for_every_k(kind: type[BaseException], proof: P
         "observer.released",
         "observer.settled",
         "on_settled",
+        "ordering.key",
     }
     assert points >= every.total() // 2
     proof.shown("P7", CLAIM, "faults", points, "points")

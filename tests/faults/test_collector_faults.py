@@ -11,6 +11,7 @@ from typing import final
 import pytest
 
 from flowctl import BandConfig, ConcurrencyLimit, Config, Expired, FlowController, FlowKey, Request, Ticket, sync
+from flowctl.bands import Bands
 from flowctl.clock import MonotonicClock
 from flowctl.collector import Collector
 from flowctl.ledger import Ledger
@@ -19,7 +20,9 @@ from flowctl.registry import FlowRegistry
 from flowctl.shard import Shard
 from flowctl.state import State
 from flowctl.testing import FakeClock
+from flowctl.topology import Topology
 from flowctl.turn import Turn
+from flowctl.wheel import Wheel
 from tests.proof import Proof
 from tests.support import GateOver, MakeController, Spawn, wait_for
 from tests.test_flows import BoomError
@@ -40,11 +43,19 @@ PHASES: tuple[tuple[type, str], ...] = (
     (Ledger, "is_sound"),
     (Ledger, "recount"),
     (FlowRegistry, "sweep_flows"),
+    (FlowRegistry, "_sweep_retired"),
     (FlowRegistry, "_collect_locked"),
     (FlowRegistry, "remove"),
     (FlowRegistry, "_finalise"),
     (FlowRegistry, "audit_bands"),
     (FlowRegistry, "sweep_bands"),
+    (Bands, "sweep"),
+    (Topology, "sweep"),
+    (Shard, "retire"),
+    (Shard, "try_drop"),
+    (Shard, "flows_at"),
+    (Wheel, "turn"),
+    (Wheel, "drop"),
     (Shard, "detach"),
     (Shard, "counts"),
     (FakeClock, "now"),
@@ -94,6 +105,9 @@ def test_it_goes_on_after_an_error_in_each_phase(
     holder = controller.admit("holder")
     told = threading.Event()
     controller.submit(Request(FlowKey("waiting"), ttl=2), lambda ticket: told.set())
+    other = controller.submit(Request(FlowKey("waiting", 3), ttl=2), lambda ticket: None)
+    controller.retire_band(3)
+    controller.resize(1)
     owner, name = phase
     monkeypatch.setattr(owner, name, fault.instead_of(getattr(owner, name)))
     collector = controller._state.collector
@@ -112,6 +126,8 @@ def test_it_goes_on_after_an_error_in_each_phase(
         return not controller.flows() and not controller.bands() and (collector.heartbeat or 0.0) > heartbeat
 
     wait_for(all_gone)
+    wait_for(lambda: len(controller._state.registry.topology.shards) == 1)
+    assert other.state == "refused"
 
     assert collector._thread is thread, "the same thread lives on"
     assert collector.failures == controller.stats().incidents == 2

@@ -16,15 +16,19 @@ from typing import Final, Generic, NamedTuple, SupportsIndex, TypeVar, final
 import pytest
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from flowctl import atomic, sync
+from flowctl import atomic, registry, sync
+from flowctl.band import PriorityBand
+from flowctl.bands import Bands
 from flowctl.flow import Flow
 from flowctl.lease import LeaseTable
 from flowctl.ledger import Ledger
 from flowctl.news import News
 from flowctl.registry import FlowRegistry
 from flowctl.sections import Sections
+from flowctl.shard import Shard
 from flowctl.sync import Parking
 from flowctl.ticket import Ticket
+from flowctl.topology import Topology
 from tests.support import without_cycle_collector
 
 K = TypeVar("K")
@@ -276,6 +280,10 @@ class SharedDict(dict[K, V]):
         pause("look up", reads(self), is_call=False)
         return super().__getitem__(key)
 
+    def get(self, key: K, default: V | None = None) -> V | None:  # type: ignore[override]  # the library's only form
+        pause("look up", reads(self))
+        return super().get(key, default)
+
     def __contains__(self, key: object) -> bool:
         pause("look for", reads(self), is_call=False)
         return super().__contains__(key)
@@ -412,6 +420,11 @@ _SHARED: Final[Sequence[tuple[type, str]]] = (
     (Ticket, "outcome"),
     (Flow, "detached"),
     (FlowRegistry, "_begun"),
+    (PriorityBand, "is_retired"),
+    (Bands, "configured"),
+    (Topology, "_layout"),
+    (Shard, "size"),
+    (Shard, "dropped"),
     (Sections, "_owed"),
     (Sections, "_torn"),
 )
@@ -427,6 +440,16 @@ _SHARED_CONTENT: Final[Sequence[tuple[type, str]]] = (
 )
 
 
+_WORD: Final[MemberDescriptorType] = vars(atomic.SectionWord)["value"]
+
+
+def word_of(flow: Flow) -> int:
+    """Without a step: it is read from within a sort, and no more than a hint at whom to look first."""
+    value = _WORD.__get__(flow.word)
+    assert isinstance(value, int)
+    return value
+
+
 @contextmanager
 def swapped() -> Iterator[None]:
     """The library, on what is scheduled here."""
@@ -439,6 +462,7 @@ def swapped() -> Iterator[None]:
         patch.setattr(sync, "Parking", ScheduledParking)
         patch.setattr(sync, "get_ident", get_ident)
         patch.setattr(sync, "_forked_mutex", {})
+        patch.setattr(registry, "_word", word_of)
         for owner, name in _SHARED:
             patch.setattr(owner, name, _Shared(vars(owner)[name]))
         for owner, name in _SHARED_CONTENT:
