@@ -441,6 +441,26 @@ class ControllerMachine(RuleBasedStateMachine):
             self.agree()
             self.serve_all()
 
+    def charged(self) -> list[Asked]:
+        return [asked for asked in self.in_hand("dispatched") if asked.charged is not None]
+
+    @precondition(lambda self: self.charged())
+    @rule(which=WHICH, ask=ASKS, cost=st.sampled_from([9, 0, 4]), tokens=st.sampled_from([8, 0]))
+    def adjust_while_others_wait(self, which: int, ask: Ask, cost: int, tokens: int) -> None:
+        """Then the next ones go in another order."""
+        asked = self.charged()[which % len(self.charged())]
+        other = IDS[(IDS.index(asked.key.id) + 1) % len(IDS)] if asked.key.id in IDS else IDS[0]
+        for flow_id in (asked.key.id, other, asked.key.id, other, asked.key.id, other):
+            if flow_id in IDS:
+                alike = ask._replace(flow_id=flow_id, priority=asked.key.priority, cost=1, size=0, ttl=None)
+                self.submit_one(alike, None)
+                self.agree()
+        assert self.tickets[asked.number].adjust(cost, tokens=tokens) == self.model.adjust(
+            asked, cost, {"tokens": tokens}
+        )
+        self.agree()
+        self.serve_all()
+
     @precondition(lambda self: self.tickets)
     @rule(which=WHICH, unseen=st.booleans())
     def drop(self, which: int, unseen: bool) -> None:
