@@ -64,17 +64,15 @@ class Bands:
 
     def pin(self, priority: int) -> PriorityBand[Flow]:
         """The band of this priority, created if need be, with one pin for the caller."""
-        while True:
-            band = self.table.pin(priority)
-            if band is not None:
-                return band
-            with self._founding:
-                # looked at again: there may be no room for one more by now
-                nearest = self.nearest(priority)
-                priority = priority if nearest is None else nearest
-                fresh = self._new(priority, self.config_at(priority))
-                if self.table.publish(priority, fresh) is fresh:
-                    return fresh
+        band = self.table.pin(priority)
+        if band is not None:
+            return band
+        with self._founding:
+            # looked at again: there may be no room for one more by now
+            nearest = self.nearest(priority)
+            priority = priority if nearest is None else nearest
+            band = self._pinned(priority, self.config_at(priority))
+        return band
 
     def configure(self, config: BandConfig) -> PriorityBand[Flow]:
         """Add a configured band, or make one that exists configured, with the same ordering and fairness: then its
@@ -94,15 +92,13 @@ class Bands:
                 raise ValueError(
                     f"priority {priority} would be one band more than max_bands ({self._config.max_bands})"
                 )
-            if band is not None and (band.config.ordering, band.config.fairness) != (config.ordering, config.fairness):
+            band = self._pinned(priority, config)
+            if (band.config.ordering, band.config.fairness) != (config.ordering, config.fairness):
+                band.lease.unpin(self._clock.now)
                 raise ValueError(
                     f"ordering and fairness of band {priority} must be what they are as long as it exists "
                     f"({band.config.ordering}, {band.config.fairness}), not {config.ordering}, {config.fairness}"
                 )
-            band = self._pinned(priority, config)
-            if (band.config.ordering, band.config.fairness) != (config.ordering, config.fairness):
-                band.lease.unpin(self._clock.now)  # a handler of our own thread has founded it meanwhile
-                raise ValueError(f"ordering and fairness of band {priority} must be what they are as long as it exists")
             self.configured = {**self.configured, priority: config}
             return band
 
@@ -129,7 +125,9 @@ class Bands:
             if priority in self.configured:
                 if not self._config.dynamic_bands and len(self.configured) == 1:
                     raise ValueError(f"priority {priority} is the last band that there is: dynamic_bands is False")
-                self.configured = {other: band for other, band in self.configured.items() if other != priority}
+                others = self.configured.copy()
+                del others[priority]
+                self.configured = others
                 band.lease.unpin(self._clock.now)
             return band
 

@@ -229,11 +229,11 @@ class FlowController:
         while not arrived:
             key, flow = asked, None if found is not None and found.band.is_retired else found
             if flow is None:
-                served = registry.served_key(asked)
+                served = registry.look_up(asked)
                 if served is None:
                     self._refuse_for_want_of_a_band(state.turn, ticket, wait)
                     return
-                key, flow = served, registry.find(served)
+                key, flow = served
             if flow is None:
                 arrived = self._arrive_at_new_flow(state, ticket, wait, key)
                 continue

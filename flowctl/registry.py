@@ -18,7 +18,7 @@ import weakref
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from typing import Final, final
+from typing import Final, TypeVar, final
 
 from flowctl import sync
 from flowctl.atomic import CellWord, SectionWord
@@ -31,6 +31,8 @@ from flowctl.lease import MARKED_FOR_DELETION, ONE_PIN, LeaseTable, born
 from flowctl.request import RESERVED_PREFIX, FlowKey
 from flowctl.topology import Topology
 from flowctl.wheel import Wheel
+
+T = TypeVar("T")
 
 _SPOKES_A_TIMEOUT = 32
 
@@ -100,15 +102,19 @@ class FlowRegistry:
         except KeyError:
             return None
 
-    def served_key(self, asked: FlowKey) -> FlowKey | None:
-        """The flow at which a request is served: its own, at the nearest priority that takes it, or one that it shares.
-        None if no band takes it.
+    def look_up(self, asked: FlowKey) -> tuple[FlowKey, Flow | None] | None:
+        """Where a request is served, and that flow if it exists: its own, at the nearest priority that takes it, or one
+        that it shares. None if no band takes it.
         """
         priority = self.founded.nearest(asked.priority)
         if priority is None:
             return None
         key = asked if priority == asked.priority else FlowKey(asked.id, priority)
-        return key if self.find(key) is not None else self.key_for(key)
+        flow = self.find(key)
+        if flow is not None:
+            return key, flow
+        served = self.key_for(key)
+        return served, None if served is key else self.find(served)
 
     def key_for(self, key: FlowKey) -> FlowKey:
         """At which flow a request is served whose own does not exist: that; or, where there are too many and none of
@@ -134,13 +140,7 @@ class FlowRegistry:
         A new flow is born with one pin; `adopt` is told before anybody else can see the flow, and owns that pin.
         Whatever a constructor raises goes to this caller alone, and nothing stays behind.
         """
-        move = _Move()
-        try:
-            self._begin(move)
-            return self._create(key.id, self.founded.pin(key.priority), adopt)
-        finally:
-            self._moves.pop(id(move), None)
-            del move  # whoever keeps an exception keeps this frame
+        return self._announced(lambda: self._create(key.id, self.founded.pin(key.priority), adopt))
 
     def _create(self, flow_id: str, band: PriorityBand[Flow], adopt: Callable[[Flow], None]) -> Flow:
         """The same, at a band that the caller has pinned for it."""
@@ -171,8 +171,8 @@ class FlowRegistry:
         """See `Bands.unconfigure`."""
         return self._announced(lambda: self.founded.unconfigure(priority))
 
-    def _announced(self, change: Callable[[], PriorityBand[Flow]]) -> PriorityBand[Flow]:
-        """Make a change after which a band has another number of pins."""
+    def _announced(self, change: Callable[[], T]) -> T:
+        """Make a change in the course of which a band has another number of pins than it should."""
         move = _Move()
         try:
             self._begin(move)
@@ -280,7 +280,8 @@ class FlowRegistry:
 
     def _due_at(self, flow: Flow, now: float) -> int:
         """The earliest moment, in milliseconds, at which it can have been idle for the timeout."""
-        idle_for = 0.0 if flow.lease.pins else flow.lease.idle_for(now)
+        lease = flow.lease
+        idle_for = 0.0 if lease.pins else lease.idle_for(now)
         return int((now - idle_for + self._config.flow_gc_timeout) * 1000)
 
     def sweep_bands(self) -> int:
@@ -311,16 +312,13 @@ class FlowRegistry:
 
     def _finalise(self, flow: Flow) -> bool:
         """Let go of a flow that nobody can find any more; False if it is in no shard: nothing is left to be done."""
-        move = _Move()
-        try:
-            self._begin(move)
-            if not flow.shard.detach(flow):
-                return False
-            flow.band.lease.unpin(self._clock.now)
-            return True
-        finally:
-            self._moves.pop(id(move), None)
-            del move  # whoever keeps an exception keeps this frame
+        return self._announced(lambda: self._let_go(flow))
+
+    def _let_go(self, flow: Flow) -> bool:
+        if not flow.shard.detach(flow):
+            return False
+        flow.band.lease.unpin(self._clock.now)
+        return True
 
     def _begin(self, move: _Move) -> None:
         """Announce a move: it stands among the moves before it counts, so that no audit can miss both."""

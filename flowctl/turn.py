@@ -161,7 +161,7 @@ class Turn(Dispatch):
         if wait.deadline == wait.arrived:
             wait.retry_after = retry_after(["band"], ledger, flow, now)
             return Outcome.REJECTED_SATURATED
-        self._expire_locked(now)  # nor does anybody behind it, but for those whose own threads are late
+        self._expire_locked(now)  # nobody whose deadline has come takes up room, but where its own thread is late
         if not ledger.queued:
             ledger.drained.begin(now)
         if not flow.band.queued:
