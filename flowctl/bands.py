@@ -65,13 +65,12 @@ class Bands:
     def pin(self, priority: int) -> PriorityBand[Flow]:
         """The band of this priority, created if need be, with one pin for the caller."""
         band = self.table.pin(priority)
-        if band is not None:
-            return band
-        with self._founding:
-            # looked at again: there may be no room for one more by now
-            nearest = self.nearest(priority)
-            priority = priority if nearest is None else nearest
-            band = self._pinned(priority, self.config_at(priority))
+        if band is None:
+            with self._founding:
+                # looked at again: there may be no room for one more by now
+                nearest = self.nearest(priority)
+                priority = priority if nearest is None else nearest
+                band = self._pinned(priority, self.config_at(priority))
         return band
 
     def configure(self, config: BandConfig) -> PriorityBand[Flow]:
