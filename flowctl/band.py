@@ -26,7 +26,7 @@ from flowctl.drain import DrainRate
 from flowctl.lease import Lease, Leased, LeaseTable
 from flowctl.policies.fairness import is_metered
 from flowctl.policies.ordering import Fcfs
-from flowctl.queue import FlowQueue
+from flowctl.queue import EMPTY, FlowQueue, KeyedQueue
 from flowctl.ranking import Ranking
 from flowctl.request import MAX_COUNT
 from flowctl.ticket import Ticket, Wait
@@ -144,6 +144,8 @@ class PriorityBand(Generic[F]):
 
     def push(self, flow: F, ticket: Ticket) -> None:
         """Queue a ticket: O(log active flows) if its flow was idle or has a new head, and what its queue takes."""
+        if flow.queue is EMPTY:
+            flow.queue = KeyedQueue() if self.is_keyed else FlowQueue()
         flow.queue.push(ticket)
         self.backlog[ticket.serial] = ticket
         self.queued_bytes += ticket.size
@@ -160,6 +162,7 @@ class PriorityBand(Generic[F]):
         del self.backlog[ticket.serial]
         self.queued_bytes -= ticket.size
         if not flow.queue:
+            flow.queue = EMPTY
             self._leave(flow)
         elif was_head and flow.place is not None:
             self._place(flow)

@@ -124,7 +124,7 @@ class Bands:
             if priority in self.configured:
                 if not self._config.dynamic_bands and len(self.configured) == 1:
                     raise ValueError(f"priority {priority} is the last band that there is: dynamic_bands is False")
-                others = self.configured.copy()
+                others = dict(self.configured)
                 del others[priority]
                 self.configured = others
                 band.lease.unpin(self._clock.now)

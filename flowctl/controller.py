@@ -162,7 +162,7 @@ class FlowController:
             ticket = Ticket(turn, found, cost, size)
             if turn.try_grant(ticket, Hold(ticket, turn.hand_in), found):
                 return ticket
-        wait = Wait(self._clock.now(), ttl, parking=sync.Parking(), cancel=cancel, metadata=metadata, room=room)
+        wait = Wait(self._clock.now(), ttl, cancel=cancel, metadata=metadata, room=room)
         return self._wait(state, Ticket(turn, Unborn(FlowKey(flow, priority)), cost, size), wait, found)
 
     def try_admit(

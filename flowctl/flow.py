@@ -7,7 +7,7 @@ from typing import Protocol, final
 from flowctl.atomic import SectionWord
 from flowctl.band import Place, PriorityBand
 from flowctl.lease import Lease
-from flowctl.queue import FlowQueue, KeyedQueue
+from flowctl.queue import EMPTY
 from flowctl.request import FlowKey
 
 
@@ -45,7 +45,7 @@ class Flow:
         # its lease; the section that changes it in place is the turn
         self.word = word
         # guarded by the turn
-        self.queue = KeyedQueue() if band.is_keyed else FlowQueue()
+        self.queue = EMPTY
         self.start: float = 0
         self.finish: float = 0
         self.place: Place | None = None

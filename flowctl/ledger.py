@@ -24,6 +24,7 @@ from flowctl.band import NOBODY, Halts, PriorityBand
 from flowctl.drain import DrainRate
 from flowctl.flow import Flow
 from flowctl.lease import MARKED_FOR_DELETION, ONE_PIN, PINNABLE_BELOW, STAMP_MASK
+from flowctl.queue import EMPTY
 from flowctl.request import WaitingRoom
 from flowctl.ticket import Hold, Ticket, Wait
 
@@ -273,7 +274,7 @@ class Ledger:
             if ticket is not None and ticket.outcome is not None and not hold.cost and ticket.serial == hold.serial:
                 del self.holds[hold.serial]  # it was refused, and its hold was to be next
         for flow in flows:
-            flow.queue.clear()
+            flow.queue = EMPTY
             flow.place = None
         for band in {flow.band for flow in flows} | set(self.waiting):
             band.clear()

@@ -64,6 +64,8 @@ class News:
 
     def tell(self, holds: Sized) -> None:
         """Tell all there is. Costs little if there is nothing."""
+        if not self.settled and not self._incidents and not self._drainers:
+            return
         me = sync.get_ident()
         while (self.settled or self._incidents or (self._drainers and not holds)) and me not in self._tellers:
             telling: list[Ticket] = []

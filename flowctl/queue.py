@@ -17,9 +17,6 @@ from flowctl.ticket import Ticket
 Key = tuple[float, int]
 """What the policy says, and the number of arrival."""
 
-_EMPTY: Final[OrderedDict[int, Ticket]] = OrderedDict()
-_EMPTY_ORDER: Final[SortedList[Key]] = SortedList()
-
 
 class FlowQueue:
     """Tickets in order of arrival. All of it is O(1), also a withdrawal from the middle; both ends are visible."""
@@ -27,8 +24,7 @@ class FlowQueue:
     __slots__ = ("_tickets", "size")
 
     def __init__(self) -> None:
-        # most flows are idle most of the time: those share one empty queue
-        self._tickets = _EMPTY
+        self._tickets: OrderedDict[int, Ticket] = OrderedDict()
         self.size = 0
 
     def __len__(self) -> int:
@@ -55,8 +51,6 @@ class FlowQueue:
         return next(place for place, serial in enumerate(self._tickets) if serial == ticket.serial)
 
     def push(self, ticket: Ticket) -> None:
-        if self._tickets is _EMPTY:
-            self._tickets = OrderedDict()
         self._tickets[ticket.serial] = ticket
         self.size += ticket.size
 
@@ -64,14 +58,9 @@ class FlowQueue:
         """Take it out from wherever it stands. `KeyError` if it is not in."""
         del self._tickets[ticket.serial]
         self.size -= ticket.size
-        if not self._tickets:
-            self._tickets = _EMPTY
-
-    def clear(self) -> None:
-        self._tickets, self.size = _EMPTY, 0
 
     def _check(self) -> None:
-        assert not _EMPTY, "the shared empty queue is not empty"
+        assert not EMPTY, "the shared empty queue is not empty"
         assert self.size == sum(ticket.size for ticket in self._tickets.values()), "bytes of a queue"
         assert list(self._tickets) == sorted(self._tickets), "a queue out of order"
         assert all(ticket.outcome is None for ticket in self._tickets.values()), "a settled ticket in a queue"
@@ -84,7 +73,7 @@ class KeyedQueue(FlowQueue):
 
     def __init__(self) -> None:
         super().__init__()
-        self._order = _EMPTY_ORDER
+        self._order: SortedList[Key] = SortedList()
 
     @property
     def head(self) -> Ticket | None:
@@ -94,25 +83,20 @@ class KeyedQueue(FlowQueue):
         return self._order.bisect_left(_key(ticket))
 
     def push(self, ticket: Ticket) -> None:
-        if self._order is _EMPTY_ORDER:
-            self._order = SortedList()
         self._order.add(_key(ticket))
         super().push(ticket)
 
     def withdraw(self, ticket: Ticket) -> None:
         super().withdraw(ticket)
         self._order.remove(_key(ticket))
-        if not self._order:
-            self._order = _EMPTY_ORDER
-
-    def clear(self) -> None:
-        super().clear()
-        self._order = _EMPTY_ORDER
 
     def _check(self) -> None:
         super()._check()
-        assert not _EMPTY_ORDER, "the shared empty order is not empty"
         assert list(self._order) == sorted(map(_key, self._tickets.values())), "the places of the tickets"
+
+
+EMPTY: Final = FlowQueue()
+"""Of all flows that have nothing queued: most of them, most of the time."""
 
 
 def _key(ticket: Ticket) -> Key:

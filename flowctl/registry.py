@@ -98,7 +98,8 @@ class FlowRegistry:
     def find(self, key: FlowKey) -> Flow | None:
         """The flow, if it exists; perhaps marked already. Takes no lock."""
         try:
-            return self.bands.entries[key.priority].flows.entries[key.id]
+            flows = self.bands.entries[key.priority].flows.entries
+            return flows[key.id] if key.id in flows else None  # mostly not: an exception would cost more
         except KeyError:
             return None
 

@@ -154,18 +154,16 @@ class _BoundedLock:
     takes a lock without a timeout, and would wait for ever behind a thread that an exception threw out of it.
     """
 
-    __slots__ = ("_lock",)
+    __slots__ = ("_lock", "release")
 
     def __init__(self) -> None:
         self._lock = Lock()
+        self.release = self._lock.release
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         if not blocking:
             return self._lock.acquire(blocking=False)
         return self._lock.acquire(timeout=STUCK_AFTER if timeout < 0 else timeout)
-
-    def release(self) -> None:
-        self._lock.release()
 
     def locked(self) -> bool:
         return self._lock.locked()
@@ -188,11 +186,11 @@ class RWLock:
     `replaced`. What it guards must therefore survive a reader and a writer at once: each single step on it is atomic.
     """
 
-    __slots__ = ("_lock", "_mending", "_moves", "_now", "reads", "replaced", "writes")
+    __slots__ = ("_lock", "_mending", "_moves", "now", "reads", "replaced", "writes")
 
     def __init__(self, now: Callable[[], float] | None = None) -> None:
         # how it is used, counted if there is a clock to do it by
-        self._now = now
+        self.now = now
         self.reads = Usage()
         self.writes = Usage()
         self._mending = Lock()  # rank: innermost
@@ -210,23 +208,21 @@ class RWLock:
         """A context manager that has the lock alone. Blocks."""
         return _Side(self, "write")
 
-    def acquire(self, side: Literal["read", "write"]) -> rwlock.Lockable:
-        if self._now is None:
-            return self._acquire(side)
-        began = self._now()
-        handle = self._acquire(side)
+    def acquire_counted(self, side: Literal["read", "write"], now: Callable[[], float]) -> rwlock.Lockable:
+        began = now()
+        handle = self.acquire(side)
         try:
-            (self.reads if side == "read" else self.writes).count(self._now() - began)
+            (self.reads if side == "read" else self.writes).count(now() - began)
         except BaseException:
             handle.release()
             raise
         return handle
 
-    def _acquire(self, side: Literal["read", "write"]) -> rwlock.Lockable:
+    def acquire(self, side: Literal["read", "write"]) -> rwlock.Lockable:
         while True:
             lock, moves = self._lock, self._moves
             handle = lock.gen_rlock() if side == "read" else lock.gen_wlock()
-            if handle.acquire(timeout=STUCK_AFTER):
+            if handle.acquire():  # within the bounds of its locks
                 self._moves += 1
                 return handle
             with self._mending:
@@ -246,7 +242,8 @@ class _Side:
         self._side: Literal["read", "write"] = side
 
     def __enter__(self) -> None:
-        self._handle = self._lock.acquire(self._side)
+        lock, now = self._lock, self._lock.now
+        self._handle = lock.acquire(self._side) if now is None else lock.acquire_counted(self._side, now)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /

@@ -75,7 +75,6 @@ class Wait:
         arrived: float,
         ttl: float | None,
         *,
-        parking: Parking | None = None,
         on_settled: Callable[[Ticket], None] | None = None,
         cancel: Callable[[], object] | None = None,
         metadata: Mapping[str, object] | None = None,
@@ -85,12 +84,12 @@ class Wait:
         self.arrived = arrived
         self.ttl = ttl  # as it was asked for
         self.deadline = math.inf  # known once the band is
-        self.parking = parking
         self.on_settled = on_settled
         self.cancel = cancel
         self.metadata = metadata
         self.room = room
         # written under the turn before the outcome is, read by anyone after
+        self.parking: Parking | None = None  # its thread's, once it is queued
         self.settled_at = arrived
         self.scope: Scope | None = None
         self.retry_after: float | None = None  # seconds

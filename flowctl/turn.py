@@ -100,7 +100,23 @@ class Turn(Dispatch):
             nonlocal arrived
             arrived = self._arrive_locked(ticket, hold, wait, flow, now)
 
-        def act_later(now: float) -> None:
+        with self.lock:
+            if self._busy:
+                self._arrive_interrupted_locked(ticket, wait, flow)
+                return True
+            self._section_locked(act)
+        self.help()
+        return arrived
+
+    def _arrive_interrupted_locked(self, ticket: Ticket, wait: Wait, flow: Flow) -> None:
+        """Our own thread is in the middle of a section, after which a ticket with a callback arrives."""
+        if wait.on_settled is None:
+            wait.why = RuntimeError("admit in a signal handler or finaliser that interrupted its own thread")
+            self._refuse_locked(ticket, Outcome.REJECTED_OTHER)
+            return
+        hold = self.new_hold(ticket)  # if its thread created the flow, it takes that hold back
+
+        def act(now: float) -> None:
             if ticket.outcome is not None or ticket.serial:
                 return  # done before, up to the exception that has us come again
             try:
@@ -113,18 +129,7 @@ class Turn(Dispatch):
                     self._refuse_locked(ticket, Outcome.REJECTED_OTHER)
                 raise
 
-        with self.lock:
-            if self._busy:
-                if wait.on_settled is not None:
-                    hold = self.new_hold(ticket)  # its creator takes the other one back
-                    self._returns.append(act_later)
-                else:
-                    wait.why = RuntimeError("admit in a signal handler or finaliser that interrupted its own thread")
-                    self._refuse_locked(ticket, Outcome.REJECTED_OTHER)
-                return True
-            self._section_locked(act)
-        self.help()
-        return arrived
+        self._returns.append(act)
 
     def _arrive_locked(self, ticket: Ticket, hold: Hold[Flow], wait: Wait, flow: Flow, now: float) -> bool:
         ledger = self.ledger
@@ -179,10 +184,15 @@ class Turn(Dispatch):
             return Outcome.REJECTED_CAPACITY
         for victim in room.victims:
             self._evict_locked(victim, Outcome.EVICTED_DISPLACED, now)
+        self._enqueue_locked(ticket, wait, flow)
+        return None
+
+    def _enqueue_locked(self, ticket: Ticket, wait: Wait, flow: Flow) -> None:
+        if wait.on_settled is None:
+            wait.parking = sync.Parking()
         if flow.band.has_gone and not flow.queue:
             wait.price = self._price_locked(flow, ticket.cost, wait.metadata) or 0.0
-        ledger.enqueue(ticket, wait, flow)
-        return None
+        self.ledger.enqueue(ticket, wait, flow)
 
     def _is_doomed_locked(self, ticket: Ticket, wait: Wait, flow: Flow, now: float) -> bool:
         """Will its deadline come before its turn?"""

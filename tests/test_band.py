@@ -9,7 +9,7 @@ from flowctl import BandConfig, FlowKey
 from flowctl.atomic import CellWord
 from flowctl.band import Place, PriorityBand
 from flowctl.lease import Lease, born
-from flowctl.queue import FlowQueue
+from flowctl.queue import EMPTY, FlowQueue
 from flowctl.ticket import Ticket, Unborn
 from tests.test_queue import NoDesk
 
@@ -20,7 +20,7 @@ class Flow:
     def __init__(self, name: str) -> None:
         self.id = self.name = name
         self.lease = Lease(CellWord(born(0.0, pins=1)))
-        self.queue = FlowQueue()
+        self.queue: FlowQueue = EMPTY
         self.start: float = 0
         self.finish: float = 0
         self.place: Place | None = None
@@ -281,11 +281,22 @@ def test_two_bands_share_no_state() -> None:
     assert (other.band.virtual_time, other.band.next_flow()) == (0, None)
 
 
+def test_an_idle_flow_shares_one_empty_queue_with_all_others(story: Story) -> None:
+    story.arrive("ab")
+    one, other = story.flows["a"], story.flows["b"]
+    assert one.queue is not other.queue
+
+    assert story.dispatch(2) == "ab"
+
+    assert one.queue is other.queue is EMPTY
+    EMPTY._check()
+
+
 def test_a_band_that_is_cleared_is_empty_and_can_be_used_again(story: Story) -> None:
     story.arrive("aab")
     story.band.clear()
     for flow in story.flows.values():
-        flow.queue.clear()
+        flow.queue = EMPTY
     story.band._check()
 
     assert story.band.next_flow() is None

@@ -105,16 +105,6 @@ def test_what_is_not_in_cannot_be_withdrawn() -> None:
     queue._check()
 
 
-def test_empty_queues_share_what_they_hold_and_full_ones_nothing() -> None:
-    one, other = FlowQueue(), FlowQueue()
-    one.push(ticket_of(1))
-
-    assert (len(one), len(other)) == (1, 0)
-    one.clear()
-    assert (one.head, other.head) == (None, None)
-    other._check()
-
-
 @pytest.mark.parametrize("seed", range(10))
 def test_random_pushes_and_withdrawals_agree_with_a_sorted_list(seed: int) -> None:
     rng, queue = random.Random(seed), FlowQueue()

@@ -31,6 +31,7 @@ from flowctl.band import PriorityBand
 from flowctl.capacity import LOOKED_AT
 from flowctl.lease import Lease, born
 from flowctl.policies.displacement import Backlog, Displacement, Newcomer, T
+from flowctl.queue import EMPTY
 from flowctl.testing import FakeClock
 from flowctl.ticket import Unborn
 from tests.policies.workload import queue
@@ -607,7 +608,7 @@ def test_a_band_that_is_cleared_ranks_anew() -> None:
     assert next(iter(story.band.longest_first()))[1].key.id == "a"
     story.band.clear()
     for flow in story.flows.values():
-        flow.queue.clear()
+        flow.queue = EMPTY
     story.queued.clear()
     for name in "abb":
         story.arrive(name)

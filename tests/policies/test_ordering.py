@@ -288,20 +288,6 @@ def test_random_adds_and_withdrawals_agree_with_a_sorted_list(seed: int, keyed: 
     assert (len(queue), queue.size, queue.head, queue.newest) == (0, 0, None, None)
 
 
-def test_a_keyed_queue_that_never_held_anything_shares_nothing_with_others() -> None:
-    one, other, cleared = KeyedQueue(), KeyedQueue(), KeyedQueue()
-    cleared.push(ticket_at(1, 5.0))
-    cleared.clear()
-    one.push(ticket_at(2, 1.0))
-
-    assert (other.head, cleared.head, len(other), len(cleared)) == (None, None, 0, 0)
-    for each in (one, other, cleared):
-        each._check()
-    cleared.push(ticket_at(3, 2.0))
-    assert drained(cleared) == [3]
-    assert drained(one) == [2]
-
-
 def test_what_is_not_in_a_keyed_queue_cannot_be_withdrawn_from_it() -> None:
     queue = KeyedQueue()
     queue.push(ticket_at(1, 5.0))
