@@ -18,14 +18,15 @@ needs_check := --group dev --editable .
 needs_bench := --group bench --editable .
 needs_mutants := --group mutants --editable .
 needs_demo := --editable '.[demo]'
+needs_figures := --group figures --editable .
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two targets would install into one environment at once
-.PHONY: help demo bench test soak mutants model proof check format clean
+.PHONY: help demo bench test soak mutants model proof docs-figures check format clean
 
 help: ## list these targets (the default)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: $(venv)/demo.stamp ## a noisy tenant beside a polite one, without flowctl and with it (ARGS=--serve keeps serving)
 	@$(run) -m flowctl.demo $(ARGS)
@@ -47,6 +48,9 @@ model: $(venv)/test.stamp ## check the Promela models (needs spin and a C compil
 
 proof: $(venv)/mutants.stamp ## prove it all and write docs/proof.md (ARGS=--quick: 10 minutes, without mutants)
 	@$(run) -m tests.proof $(ARGS)
+
+docs-figures: $(venv)/figures.stamp ## draw the figures of docs/ anew
+	@$(run) -m tests.policies.figures
 
 check: $(venv)/check.stamp ## check format, lint, types and structure
 	$(run) -m ruff format --check .
@@ -73,7 +77,7 @@ $(venv)/venv.stamp:
 	@$(python) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'  # the first that knows --group
 	@touch $@
 
-$(venv)/test.stamp $(venv)/check.stamp $(venv)/bench.stamp $(venv)/demo.stamp $(venv)/mutants.stamp: $(venv)/%.stamp: pyproject.toml | $(venv)/venv.stamp
+$(venv)/test.stamp $(venv)/check.stamp $(venv)/bench.stamp $(venv)/demo.stamp $(venv)/mutants.stamp $(venv)/figures.stamp: $(venv)/%.stamp: pyproject.toml | $(venv)/venv.stamp
 	@$(if $(and $(filter check mutants,$*),$(free_threaded)),echo 'make $* needs a Python with a GIL: its tools do not install on this one' >&2; exit 1)
 	@echo 'installing into $(venv) what make $* needs'
 	@touch $(venv)/unfinished

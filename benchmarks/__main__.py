@@ -14,13 +14,14 @@ from typing import Final, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from benchmarks import cancel, collection, dispatch, free, identities, lease, memory, queues, resize, saturated
+from benchmarks import cancel, collection, dispatch, free, gates, identities, lease, memory, queues, resize, saturated
 from benchmarks.harness import DEFAULT, QUICK, Question, Row, Step
 from benchmarks.machine import Neighbours, this_machine
 from benchmarks.report import show, write
 
 QUESTIONS: Final = (
     free.QUESTION,
+    gates.QUESTION,
     saturated.QUESTION,
     dispatch.QUESTION,
     cancel.QUESTION,

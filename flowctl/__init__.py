@@ -5,6 +5,7 @@ See `FlowController`; everything else here is what it takes and what it gives.
 
 import logging as _logging
 
+from flowctl.adaptive import AdaptiveLimit
 from flowctl.config import BandConfig, Config
 from flowctl.controller import FlowController
 from flowctl.errors import (
@@ -22,17 +23,23 @@ from flowctl.errors import (
     Revoked,
     Saturated,
 )
-from flowctl.gate import ConcurrencyLimit
+from flowctl.gate import ConcurrencyLimit, Gate, InFlight, MaxOf
+from flowctl.policies.ceiling import Holdback, Static
 from flowctl.policies.displacement import LongestFlow, LowerPriority, Never
 from flowctl.policies.fairness import GlobalStrict, RoundRobin, WeightedFair
+from flowctl.policies.limits import Aimd, Gradient2, QueueWait
 from flowctl.policies.ordering import EarliestDeadline, Fcfs, SloDeadline
+from flowctl.policies.revocation import Revocation
 from flowctl.request import FlowKey, Request, WaitingRoom
-from flowctl.stats import BandStats, CollectReport, Stats
+from flowctl.saturation import Saturation
+from flowctl.stats import BandStats, CollectReport, RevocationStats, SignalState, Stats
 from flowctl.ticket import Ticket
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaptiveLimit",
+    "Aimd",
     "BandConfig",
     "BandStats",
     "Cancelled",
@@ -50,18 +57,29 @@ __all__ = [
     "FlowControlError",
     "FlowController",
     "FlowKey",
+    "Gate",
     "GlobalStrict",
+    "Gradient2",
+    "Holdback",
+    "InFlight",
     "LongestFlow",
     "LowerPriority",
+    "MaxOf",
     "Never",
     "Outcome",
     "QueueFull",
+    "QueueWait",
     "Rejected",
     "Request",
+    "Revocation",
+    "RevocationStats",
     "Revoked",
     "RoundRobin",
     "Saturated",
+    "Saturation",
+    "SignalState",
     "SloDeadline",
+    "Static",
     "Stats",
     "Ticket",
     "WaitingRoom",

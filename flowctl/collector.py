@@ -11,7 +11,6 @@ from typing import Final, Protocol, final
 
 from flowctl import sync
 from flowctl.clock import Clock
-from flowctl.stats import CollectReport
 
 TICK: Final = 0.05
 """Seconds between two looks at what only looking tells: whether a client left, what a signal says."""
@@ -23,7 +22,7 @@ STOP_LIMIT: Final = 5.0
 class Work(Protocol):
     """What there is to do."""
 
-    def collect(self) -> CollectReport:
+    def collect(self) -> object:
         """One whole cycle."""
 
     def tick(self) -> None:
@@ -48,6 +47,7 @@ class Collector:
         "_clock",
         "_interval",
         "_mutex",
+        "_name",
         "_next_cycle",
         "_parking",
         "_report",
@@ -59,12 +59,20 @@ class Collector:
         "heartbeat",
     )
 
-    def __init__(self, work: Work, clock: Clock, interval: float, report: Callable[[str, BaseException], None]) -> None:
+    def __init__(
+        self,
+        work: Work,
+        clock: Clock,
+        interval: float,
+        report: Callable[[str, BaseException], None],
+        name: str = "flowctl-collector",
+    ) -> None:
         # fixed after construction
         self._work = work
         self._clock = clock
         self._interval = interval
         self._report = report
+        self._name = name
         self._parking = sync.Parking()
         self._mutex = sync.RLock()  # re-entrant for a handler that comes while the thread is started; rank: alone
         # guarded by _mutex
@@ -94,7 +102,7 @@ class Collector:
             try:
                 self._starting = True
                 self._next_cycle = self._clock.now() + self._interval
-                self._thread = sync.start_thread(self._run, "flowctl-collector")
+                self._thread = sync.start_thread(self._run, self._name)
             except RuntimeError as error:  # no thread to be had, or the interpreter is exiting
                 failed = error
             else:

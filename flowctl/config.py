@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from flowctl.lease import MAX_IDLE
+from flowctl.policies.ceiling import Ceilings, Static
 from flowctl.policies.displacement import Displacement, LongestFlow, LowerPriority
 from flowctl.policies.fairness import Fairness, RoundRobin
 from flowctl.policies.ordering import Fcfs, Ordering
+from flowctl.policies.revocation import Revocation
 from flowctl.request import check_count, check_flow_id, check_priority, check_seconds, check_ttl, shown
 
 _MIN_WEIGHT = 1e-9  # the largest cost over the smallest weight, and sums of that, are still exact enough
@@ -100,6 +102,14 @@ class Config:
     refuse_doomed: bool = False
     # at the global limit
     displacement: Displacement = field(default_factory=LowerPriority)
+    # how full the back end may be for each priority
+    ceilings: Ceilings = field(default_factory=Static)
+    # whether work that is under way is asked to stop for what is more important; None: it is not
+    revocation: Revocation | None = None
+    # seconds after which whoever holds a seat is reported, with the stack of its thread; None: nobody is
+    hold_warning: float | None = None
+    # seconds after which whoever holds a seat is asked to stop; None: nobody is
+    max_hold: float | None = None
 
     def __post_init__(self) -> None:
         self._check_bands()
@@ -115,6 +125,18 @@ class Config:
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be a bool, not {shown(getattr(self, name))}")
         _check_policy("displacement", self.displacement, "victims")
+        _check_policy("ceilings", self.ceilings, "ceilings")
+        if self.revocation is not None and not isinstance(self.revocation, Revocation):
+            raise TypeError(f"revocation must be a Revocation, not {shown(self.revocation)}")
+        for name in ("hold_warning", "max_hold"):
+            seconds = getattr(self, name)
+            if seconds is not None and check_seconds(name, seconds) <= 0:
+                raise ValueError(f"{name} must be above 0, not {shown(seconds)}")
+
+    @property
+    def watches(self) -> bool:
+        """Does anybody want to know how long seats are held?"""
+        return any(limit is not None for limit in (self.revocation, self.hold_warning, self.max_hold))
 
     def _check_bands(self) -> None:
         if isinstance(self.bands, str) or not isinstance(self.bands, Sequence):

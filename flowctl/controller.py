@@ -77,8 +77,8 @@ class FlowController:
         gates: list[Gate] = []
         for each in wanted if isinstance(wanted, Sequence) else (wanted,):
             if not isinstance(each, Gate):
-                raise TypeError(f"gate must be a Gate (admits, bind, limit, ...), not {shown(each)}")
-            gates.append(each)
+                raise TypeError(f"gate must be a Gate, not {shown(each)}")
+            gates.extend(each.parts)
         if not gates or len(set(map(id, gates))) < len(gates):
             raise ValueError(f"gate must be one gate or several different ones, not {shown(wanted)}")
         # fixed after construction
@@ -104,18 +104,14 @@ class FlowController:
             observer=self._observer,
             report=self._incidents.report,
             owner=weakref.ref(self),
+            background=self._background,
         )
         for gate in self._gates:
-            gate.bind(self, state.turn.change_gate)
+            gate.bind(self, state.turn.change_gate, self._clock.now)
         state.turn.change_gate(lambda now: None)  # the gates may have changed before they were bound
         if self._closed:
             state.turn.close(None)
         return state
-
-    def _look_out(self, state: State, awake_by: float = math.inf) -> None:
-        """See that the collector runs, and looks round at this time."""
-        if self._background:
-            state.collector.ensure(awake_by)
 
     # --- the route of a request ------------------------------------------------------------------------------------
 
@@ -130,13 +126,15 @@ class FlowController:
         cancel: Callable[[], object] | None = None,
         metadata: Mapping[str, object] | None = None,
         room: WaitingRoom | None = None,
+        revocable: bool | None = None,
     ) -> Ticket:
         """Wait for a turn and a seat; the ticket gives them back when its ``with`` block ends, or by `release()`.
 
         Blocks for at most `ttl` seconds (None: the band's default, 0: not at all); raises a `FlowControlError` if it
         is refused, `ValueError` or `TypeError` for a bad argument, before anything is booked. `cost` is in seats,
         `size` in bytes. `cancel` is asked while it waits, and is true when its client has gone. `room` bounds how
-        many wait in the same place.
+        many wait in the same place. `revocable` says whether it may be asked to stop for more important work (None: by
+        its priority; see `Config.revocation`).
         """
         if (
             type(flow) is not str
@@ -147,9 +145,18 @@ class FlowController:
             or cancel is not None
             or metadata is not None
             or room is not None
+            or revocable is not None
         ):
             flow, priority, cost, size, ttl = check_admission(
-                flow, priority, cost=cost, size=size, ttl=ttl, cancel=cancel, metadata=metadata, room=room
+                flow,
+                priority,
+                cost=cost,
+                size=size,
+                ttl=ttl,
+                cancel=cancel,
+                metadata=metadata,
+                room=room,
+                revocable=revocable,
             )
         state = self._state
         turn = state.turn
@@ -160,9 +167,11 @@ class FlowController:
             flow, priority = check_flow_id(flow), check_priority(priority)
         else:
             ticket = Ticket(turn, found, cost, size)
+            if revocable is not None:
+                ticket.wait = Wait(self._clock.now(), ttl, revocable=revocable)
             if turn.try_grant(ticket, Hold(ticket, turn.hand_in), found):
                 return ticket
-        wait = Wait(self._clock.now(), ttl, cancel=cancel, metadata=metadata, room=room)
+        wait = Wait(self._clock.now(), ttl, cancel=cancel, metadata=metadata, room=room, revocable=revocable)
         return self._wait(state, Ticket(turn, Unborn(FlowKey(flow, priority)), cost, size), wait, found)
 
     def try_admit(
@@ -191,14 +200,16 @@ class FlowController:
         ticket = Ticket(state.turn, Unborn(request.flow), request.cost, request.size)
         now = self._clock.now()
         received_at = now if request.received_at is None else min(request.received_at, now)
-        wait = Wait(received_at, request.ttl, on_settled=on_settled, metadata=request.metadata)
+        wait = Wait(
+            received_at, request.ttl, on_settled=on_settled, metadata=request.metadata, revocable=request.revocable
+        )
         try:
             self._arrive(state, ticket, wait, None)
         except BaseException:
             state.turn.give_up(ticket)
             raise
         if ticket.outcome is None:
-            self._look_out(state, wait.deadline)
+            state.look_out(wait.arrived + TICK if state.ticks_while_queued else wait.deadline)
         return ticket
 
     def _wait(self, state: State, ticket: Ticket, wait: Wait, found: Flow | None) -> Ticket:
@@ -206,8 +217,8 @@ class FlowController:
         try:
             self._arrive(state, ticket, wait, found)
             if ticket.outcome is None:
-                if wait.cancel is not None:
-                    self._look_out(state, wait.arrived + TICK)
+                if wait.cancel is not None or state.ticks_while_queued:
+                    state.look_out(wait.arrived + TICK)
                 self._park(state.turn, ticket, wait)
         except BaseException:
             state.turn.give_up(ticket)
@@ -271,7 +282,7 @@ class FlowController:
         try:
             try:
                 flow = state.registry.create(key, partial(turn.adopt, birth))
-                self._look_out(state)
+                state.look_out()
             except Exception as error:  # noqa: BLE001 - from a constructor of the user's own: the caller is told why
                 wait.why = error
                 turn.refuse(ticket, Outcome.REJECTED_OTHER)
@@ -310,6 +321,7 @@ class FlowController:
         for shard in registry.topology.shards:
             flows.update(shard.counts())
         bands = sorted(registry.bands.entries.copy().items(), reverse=True)
+        signals = self._state.signals()
 
         def snapshot(ledger: Ledger) -> Stats:
             in_flight: Counter[int] = Counter()
@@ -321,7 +333,7 @@ class FlowController:
                 queued_bytes=ledger.queued_bytes,
                 in_flight=ledger.in_flight,
                 limit=min((limit for limit in limits if limit is not None), default=None),
-                saturation=max(gate.saturation(ledger.in_flight) for gate in self._gates),
+                saturation=turn.saturation_locked(),
                 flows=flows.total(),
                 bands={
                     priority: BandStats(
@@ -343,6 +355,9 @@ class FlowController:
                 abandoned=turn.abandoned,
                 repairs=turn.repairs,
                 incidents=self._incidents.count,
+                signals=signals,
+                revocations=turn.revocations.stats(),
+                overdue=len(self._state.overdue),
             )
 
         return turn.read(snapshot)
@@ -476,7 +491,7 @@ class FlowController:
         seconds = check_ttl(drain, "drain")
         self._closed = True
         empty = self._state.turn.close(None if seconds is None else self._clock.now() + seconds)
-        self._state.collector.stop(wait=not self._state.turn.is_interrupted())
+        self._state.stop(wait=not self._state.turn.is_interrupted())
         return empty
 
     def __enter__(self) -> Self:

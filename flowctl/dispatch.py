@@ -1,16 +1,16 @@
 """Dispatch: who goes next, and whether there is room.
 
 T2  After a round nobody who waits could go, or the rest of it is owed (S1).
-T3  No grant takes what is in flight above what the gates admit at that moment.
+T3  No grant takes what is in flight above what the gates admit at that moment, for a request of that priority.
 
 Of foreign code only the arithmetic of policies and gates runs here, under the lock. What raises or returns nonsense is
-an incident: its band is left out of this round, its gate says no.
+an incident: its band is left out of this round, its gate says no, its ceilings hold nothing back.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from flowctl import sync
@@ -20,11 +20,12 @@ from flowctl.config import Config
 from flowctl.errors import Outcome
 from flowctl.estimate import retry_after
 from flowctl.flow import Flow
-from flowctl.gate import Gate
+from flowctl.gate import Gate, Learner
 from flowctl.lease import to_ms
 from flowctl.news import News
+from flowctl.policies.ceiling import Static, checked_ceilings
 from flowctl.sections import Act, Sections
-from flowctl.ticket import Hold, Ticket, Wait
+from flowctl.ticket import Hold, ReleaseOutcome, Ticket, Wait
 
 DISPATCHED: Final = Outcome.DISPATCHED  # bound once: on 3.11 each look at an enum's member costs 100 ns
 _TRY_AGAIN: Final = (Outcome.EVICTED_TTL, Outcome.EVICTED_DISPLACED)
@@ -36,18 +37,29 @@ SETTLED_A_SECTION: Final = 64
 class Dispatch(Sections):
     """The round, and what it is made of."""
 
-    __slots__ = ("_clock", "_config", "_gates", "_sure_seats")
+    __slots__ = ("_ceilings", "_clock", "_config", "_gates", "_learners", "_priorities", "_sure_seats", "_watches")
 
     def __init__(
-        self, config: Config, gates: Sequence[Gate], clock: Clock, news: News, lock: sync.Mutex | None = None
+        self,
+        config: Config,
+        gates: Sequence[Gate],
+        clock: Clock,
+        news: News,
+        *,
+        priorities: Callable[[], Iterable[int]],
+        lock: sync.Mutex | None = None,
     ) -> None:
         super().__init__(clock, news, lock)
-        # fixed after construction
+        # fixed after construction; `priorities` are those that have a band
         self._config = config
         self._gates = tuple(gates)
+        self._learners = tuple(gate for gate in gates if isinstance(gate, Learner))
+        self._watches = config.watches
         self._clock = clock
+        self._priorities = priorities
         # guarded by lock
         self._sure_seats = 0  # the least that a gate promises
+        self._ceilings: dict[int, float] = {}  # by priority; replaced by an empty one where a band has gone
 
     def change_gate(self, act: Act) -> None:
         """Run a change of a gate: what gates are bound to."""
@@ -55,9 +67,22 @@ class Dispatch(Sections):
         def act_and_ask(now: float) -> None:
             self._sure_seats = 0  # should an exception keep us from asking, everybody asks
             act(now)
-            self._sure_seats = min(gate.sure_seats for gate in self._gates)
+            self._ask_for_sure_seats_locked()
 
         self.change(act_and_ask)
+
+    def _ask_for_sure_seats_locked(self) -> None:
+        sure = min(gate.sure_seats for gate in self._gates)
+        self._sure_seats = sure if self._config.ceilings == Static(1.0) else 0
+
+    def see_bands(self) -> None:
+        """Have the ceilings asked again if a band has gone."""
+
+        def act(now: float) -> None:
+            self._ceilings = {}
+
+        if not self._ceilings.keys() <= set(self._priorities()):
+            self.change(act)
 
     def _round_locked(self, now: float) -> None:
         """Let go whoever can go, in order, and settle whose deadline has come."""
@@ -134,11 +159,51 @@ class Dispatch(Sections):
             return False
 
     def _ask_gates_locked(self, cost: int, priority: int) -> bool:
-        in_flight = self.ledger.in_flight
+        ceiling = self._ceiling_locked(priority)
         for gate in self._gates:  # noqa: SIM110 - mostly one gate: a generator costs more than it
-            if not gate.admits(in_flight, cost, priority):
+            if not gate.admits(self.ledger, cost, ceiling):
                 return False
         return True
+
+    def saturation_locked(self) -> float:
+        """How full the back end is, by the gate that says most; one that fails says 1.0."""
+        return max([self._saturation_locked(gate) for gate in self._gates])
+
+    def _saturation_locked(self, gate: Gate) -> float:
+        try:
+            said = gate.saturation(self.ledger)
+            return 1.0 if math.isnan(said) else max(float(said), 0.0)
+        except Exception as error:  # noqa: BLE001 - a gate of the user's own; it is reported
+            self.news.incident("gate", error)
+            return 1.0
+
+    def _ceiling_locked(self, priority: int) -> float:
+        """How full the back end may be for this priority."""
+        try:
+            return self._ceilings[priority]
+        except KeyError:
+            priorities = sorted({*self._priorities(), priority}, reverse=True)
+            try:
+                ceilings = checked_ceilings(self._config.ceilings, priorities)
+            except Exception as error:  # noqa: BLE001 - a policy of the user's own; it is reported
+                self.news.incident("ceiling policy", error)
+                ceilings = [1.0] * len(priorities)
+            self._ceilings = dict(zip(priorities, ceilings, strict=True))
+            return self._ceilings[priority]
+
+    def _learn_locked(self, ticket: Ticket, hold: Hold[Flow], now: float, outcome: ReleaseOutcome) -> None:
+        """Tell the gates that learn from it of a release; its seats are given back already."""
+        if outcome == "ok" and ticket.notice is not None and ticket.is_revoked:
+            return  # how long it took says nothing of the back end
+        try:
+            for gate in self._learners:
+                if gate.learn(hold.since, now, self.ledger.in_flight + hold.cost, outcome):
+                    self._ask_for_sure_seats_locked()
+        except BaseException as error:
+            self._sure_seats = 0  # it may have moved: everybody asks
+            if not isinstance(error, Exception):
+                raise
+            self.news.incident("gate", error)
 
     def _grant_locked(self, ticket: Ticket, hold: Hold[Flow], wait: Wait, now: float, *, is_told: bool = True) -> None:
         """Turn the hold of a ticket that is in no queue into seats; tell it, unless its own thread will see it."""
@@ -146,7 +211,9 @@ class Dispatch(Sections):
         # plain stores up to the last line: no exception can come between them
         wait.settled_at = now
         hold.cost = ticket.cost
+        hold.since = now
         ledger.in_flight += ticket.cost
+        ledger.granted += 1
         ledger.dispatched += 1
         ticket.outcome = DISPATCHED
         if is_told or self.news.observer is not None:

@@ -41,6 +41,7 @@ class Ledger:
         "dispatched",
         "drained",
         "evicted",
+        "granted",
         "holds",
         "in_flight",
         "halts",
@@ -60,7 +61,8 @@ class Ledger:
         self.waiting_of: Counter[tuple[WaitingRoom, Flow]] = Counter()
         self.holds: dict[int, Hold[Flow]] = {}
         self.serial = 0  # of the latest arrival
-        self.in_flight = 0
+        self.in_flight = 0  # seats,
+        self.granted = 0  # and the requests that hold them
         self.queued = 0
         self.queued_bytes = 0
         self.waiting: list[PriorityBand[Flow]] = []  # the bands where something is queued, lowest priority first
@@ -86,6 +88,8 @@ class Ledger:
         hold.flow = flow
         hold.serial = serial
         hold.cost = 0
+        hold.since = 0.0
+        hold.thread = 0
         hold.returned = False
         self.holds[serial] = hold
 
@@ -97,6 +101,8 @@ class Ledger:
         hold.flow = flow
         hold.serial = serial
         hold.cost = 0
+        hold.since = 0.0
+        hold.thread = 0
         hold.returned = False
         ticket._flow = flow
         ticket.serial = serial
@@ -127,6 +133,8 @@ class Ledger:
             now_ms = stamp  # we come late: the stamp does not go back
         # from here to the end without a call: no exception can come between the hold and what it held
         del self.holds[serial]
+        if hold.cost:
+            self.granted -= 1
         self.in_flight -= hold.cost
         word.value = value - ONE_PIN - stamp + now_ms
         return hold
@@ -249,6 +257,7 @@ class Ledger:
         holds = list(self.holds.values())
         return (
             self.in_flight == sum([hold.cost for hold in holds])
+            and self.granted == len([hold for hold in holds if hold.cost])
             and self.queued == len([hold for hold in holds if self.queued_ticket(hold.serial) is not None])
             and self.queued == sum([band.queued for band in self.waiting])
             and all(_pins(flow) == pins for flow, pins in self.pins_by_flow().items())
@@ -287,6 +296,7 @@ class Ledger:
         self._deadlines.clear()
         self.queued = self.queued_bytes = 0
         self.in_flight = sum([hold.cost for hold in holds])
+        self.granted = len([hold for hold in holds if hold.cost])
         pins = self.pins_by_flow()
         for flow in flows:
             flow.word.value = flow.word.value % ONE_PIN + pins[flow] * ONE_PIN
@@ -301,6 +311,7 @@ class Ledger:
         queued = [(ticket, hold.flow) for hold in holds if (ticket := self.queued_ticket(hold.serial)) is not None]
         assert self.in_flight == sum(hold.cost for hold in holds), "B1: seats against holds"
         assert self.in_flight >= 0, "B1: seats below 0"
+        assert self.granted == sum(hold.cost > 0 for hold in holds), "B1: requests against holds"
         for flow, pins in self.pins_by_flow().items():
             assert flow.word.value < MARKED_FOR_DELETION, f"L1: {flow.key} is held and marked"
             assert _pins(flow) == pins, f"B1: {flow.key} has {_pins(flow)} pins and {pins} holds"

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import ParamSpec, Protocol, TypeVar, final
 
 from flowctl import sync
-from flowctl.ticket import ReleaseOutcome, Ticket
+from flowctl.ticket import Notice, ReleaseOutcome, Ticket
 
 
 class Observer(Protocol):
@@ -37,7 +37,7 @@ T = TypeVar("T")
 class News:
     """What is still to be told. Sections append; `tell` empties, with no lock held."""
 
-    __slots__ = ("_drainers", "_incidents", "_report", "_tellers", "observer", "settled")
+    __slots__ = ("_drainers", "_report", "_tellers", "incidents", "observer", "revoked", "settled")
 
     def __init__(self, observer: Observer | None, report: Report) -> None:
         # fixed after construction
@@ -45,7 +45,8 @@ class News:
         self._report = report
         # fed and emptied in single steps by anyone
         self.settled: deque[Ticket] = deque()
-        self._incidents: deque[tuple[str, BaseException]] = deque()
+        self.revoked: deque[Notice] = deque()
+        self.incidents: deque[tuple[str, BaseException]] = deque()
         self._drainers: deque[sync.Parking] = deque()
         # the threads that are telling
         self._tellers: set[int] = set()
@@ -56,7 +57,7 @@ class News:
 
     def incident(self, what: str, error: BaseException) -> None:
         """Foreign code raised, under the lock: to be reported after it."""
-        self._incidents.append((what, error))
+        self.incidents.append((what, error))
 
     def when_drained(self, parking: sync.Parking) -> None:
         """Wake it once nothing is held."""
@@ -64,10 +65,10 @@ class News:
 
     def tell(self, holds: Sized) -> None:
         """Tell all there is. Costs little if there is nothing."""
-        if not self.settled and not self._incidents and not self._drainers:
+        if not self.settled and not self.incidents and not self._drainers and not self.revoked:
             return
         me = sync.get_ident()
-        while (self.settled or self._incidents or (self._drainers and not holds)) and me not in self._tellers:
+        while self._has_news(holds) and me not in self._tellers:
             telling: list[Ticket] = []
             try:
                 self._tellers.add(me)
@@ -78,11 +79,18 @@ class News:
                 finally:
                     self._tellers.discard(me)
 
+    def _has_news(self, holds: Sized) -> bool:
+        return bool(self.settled or self.revoked or self.incidents or (self._drainers and not holds))
+
     def _tell_all(self, telling: list[Ticket], holds: Sized) -> None:
         # of their own: since 3.13 an exception that comes where a loop jumps back passes by the `finally` around it
         while _move_first(self.settled, telling):
             self._tell(telling)
-        while (incident := _first(self._incidents)) is not None:
+        while self.revoked:
+            for notice in self.revoked.copy():  # set twice rather than not at all
+                notice.event.set()
+                _discard(self.revoked, notice)
+        while (incident := _first(self.incidents)) is not None:
             self._report(*incident)
         while not holds and (parking := _first(self._drainers)) is not None:
             parking.wake()
@@ -130,6 +138,13 @@ def _move_first(source: deque[T], target: list[T]) -> bool:
     except IndexError:  # another thread was faster
         return False
     return True
+
+
+def _discard(things: deque[T], thing: T) -> None:
+    try:
+        things.remove(thing)
+    except ValueError:  # another thread was faster
+        pass
 
 
 def _first(things: deque[T]) -> T | None:

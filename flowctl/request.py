@@ -45,7 +45,8 @@ class Request:
     """What is asked for, as `FlowController.submit` takes it.
 
     `cost` is in seats, `size` in bytes, `ttl` in seconds of waiting (None: the band's default, 0: do not wait) and
-    `received_at` in seconds of the controller's clock (None: now). `metadata` is for ordering policies.
+    `received_at` in seconds of the controller's clock (None: now). `metadata` is for ordering policies;
+    `revocable` says whether it may be asked to stop (None: by its priority).
     Raises `TypeError` or `ValueError`, naming the argument, its value and the rule.
 
     >>> Request(FlowKey("tenant-a"), cost=0)
@@ -61,6 +62,7 @@ class Request:
     ttl: float | None = None
     received_at: float | None = None
     metadata: Mapping[str, object] | None = None
+    revocable: bool | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.flow, FlowKey):
@@ -76,6 +78,7 @@ class Request:
             object.__setattr__(self, name, value)
         if self.metadata is not None and not isinstance(self.metadata, Mapping):
             raise TypeError(f"metadata must be a mapping, not {shown(self.metadata)}")
+        check_revocable(self.revocable)
 
 
 def check_flow_id(flow_id: object) -> str:
@@ -160,6 +163,7 @@ def check_admission(
     cancel: object,
     metadata: object,
     room: object,
+    revocable: object,
 ) -> tuple[str, int, int, int, float | None]:
     """Check all arguments of `admit`; those that are booked, as their exact types."""
     key = check_flow_key(flow, priority)
@@ -169,12 +173,19 @@ def check_admission(
         raise TypeError(f"metadata must be a mapping, not {shown(metadata)}")
     if room is not None and not isinstance(room, WaitingRoom):
         raise TypeError(f"room must be a WaitingRoom, not {shown(room)}")
+    check_revocable(revocable)
     return (
         *key,
         check_count("cost", cost, at_least=1),
         check_count("size", size, at_least=0),
         check_ttl(ttl),
     )
+
+
+def check_revocable(revocable: object) -> None:
+    """True, False, or None."""
+    if revocable is not None and not isinstance(revocable, bool):
+        raise TypeError(f"revocable must be a bool or None, not {shown(revocable)}")
 
 
 def shown(value: object) -> str:

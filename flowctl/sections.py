@@ -109,7 +109,7 @@ class Sections(ABC):
                 seen = look(self.ledger)
             finally:
                 self._busy = False
-        if self._returns:  # of a handler that came meanwhile
+        if self._returns or self.news.incidents:  # of a handler that came meanwhile, of a gate that failed
             self.help()
         return seen
 

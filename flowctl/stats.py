@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class CollectReport(NamedTuple):
@@ -41,6 +41,28 @@ class Contention(NamedTuple):
     lost_exchanges: int
 
 
+class SignalState(NamedTuple):
+    """A saturation signal as it stands: "fresh", "failing" (its latest sample failed, an older one still counts), or
+    "stale" (none counts any more: `on_failure` does). `age` is that of the latest good sample, in seconds from when its
+    source was asked; None if there was none, below 0 if the clock went back since (then it is stale).
+    """
+
+    name: str
+    status: Literal["fresh", "failing", "stale"]
+    value: float | None
+    age: float | None
+    failures: int
+    error: str | None
+
+
+class RevocationStats(NamedTuple):
+    """How many holders were asked to stop, did, and had not by the timeout."""
+
+    issued: int
+    confirmed: int
+    timed_out: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BandStats:
     """One priority band: requests queued and their bytes, seats in use, flows that exist, its limits (None: none)."""
@@ -63,7 +85,7 @@ class Stats:
     request that was ever decided on. `folded` requests were served at an overflow flow, which their flow shares with
     others, since there were too many. `abandoned` tickets were granted, dropped without a release, and found.
     `repairs` counts books that were put right after an exception had torn them, `incidents` what a policy, observer,
-    probe or callback raised.
+    probe or callback raised. `overdue` requests held seats for longer than `hold_warning` when that was last looked at.
     """
 
     queued: int
@@ -81,3 +103,6 @@ class Stats:
     abandoned: int
     repairs: int
     incidents: int
+    signals: tuple[SignalState, ...]
+    revocations: RevocationStats
+    overdue: int

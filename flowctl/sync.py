@@ -7,9 +7,13 @@ primitives in their place and run the real code one step at a time. The lock ord
 from __future__ import annotations
 
 import _thread
+import math
 import os
+import sys
 import threading
+import traceback
 import weakref
+from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -73,11 +77,58 @@ class Parking:
         return True
 
 
+@final
+class Flag:
+    """Is set once, and can be waited for; a `threading.Event` without a lock: a signal handler that sets it in the
+    middle of its own thread's `wait` does not wait for itself, and there is nothing for a fork to mend.
+    """
+
+    __slots__ = ("_is_set", "_waiters")
+
+    def __init__(self) -> None:
+        # written by anyone, once; read by anyone
+        self._is_set = False
+        # fed and emptied in single steps by anyone
+        self._waiters: deque[Parking] = deque()
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        """Set it, and wake who waits. Never blocks."""
+        self._is_set = True
+        for parking in self._waiters.copy():
+            parking.wake()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until it is set, for at most so many seconds (None: for as long as that takes); True if it is."""
+        left = math.inf if timeout is None else timeout
+        parking = Parking()
+        self._waiters.append(parking)
+        try:
+            while not self._is_set and left > 0:
+                parking.wait(min(left, _SLICE))
+                left -= _SLICE
+        finally:
+            self._waiters.remove(parking)
+        return self._is_set
+
+
+_SLICE: Final = 1.0
+"""The longest that `Flag.wait` sleeps in one go, in seconds."""
+
+
 def start_thread(run: Callable[[], None], name: str) -> threading.Thread:
     """Start a daemon thread. Raises `RuntimeError` where the system or an exiting interpreter has none to give."""
     thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()
     return thread
+
+
+def stack_of(ident: int) -> str:
+    """Where a thread is, as a traceback shows it; empty if there is no such thread."""
+    frame = sys._current_frames().get(ident)
+    return "".join(traceback.format_stack(frame)).rstrip() if frame is not None else ""
 
 
 def exiting() -> bool:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import NamedTuple, final
 
 from flowctl import sync
 from flowctl.clock import SLICE
 from flowctl.request import check_seconds
 from flowctl.sync import Parking
+
+
+class Seats(NamedTuple):
+    """What is in flight, for tests of gates."""
+
+    in_flight: int = 0
+    granted: int = 0
 
 
 @final

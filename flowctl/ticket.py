@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Final, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, final
 
-from flowctl.errors import FlowControlError, Outcome, Scope, error_for
+from flowctl.errors import FlowControlError, Outcome, Revoked, Scope, error_for
 from flowctl.request import FlowKey, WaitingRoom, check_count
-from flowctl.sync import Parking
+from flowctl.sync import Flag, Parking
 
 _WHY_ITS_TTL: Final = "the queue is too long for its ttl"
 
@@ -28,6 +28,8 @@ class Desk(Protocol):
     def adjust(self, ticket: Ticket, cost: int | None, usage: Mapping[str, object]) -> bool: ...
 
     def is_held(self, ticket: Ticket) -> bool: ...
+
+    def notice(self, ticket: Ticket) -> Notice: ...
 
     def ahead(self, ticket: Ticket) -> int | None: ...
 
@@ -48,6 +50,17 @@ class Unborn(NamedTuple):
 
 
 @final
+class Notice:
+    """Tells a ticket's holder that it is to stop, once there is a reason."""
+
+    __slots__ = ("event", "reason")
+
+    def __init__(self) -> None:
+        self.event = Flag()  # set after the reason is there
+        self.reason: str | None = None
+
+
+@final
 class Wait:
     """What a ticket has only if it may have to wait."""
 
@@ -63,6 +76,7 @@ class Wait:
         "parking",
         "price",
         "retry_after",
+        "revocable",
         "room",
         "scope",
         "settled_at",
@@ -79,6 +93,7 @@ class Wait:
         cancel: Callable[[], object] | None = None,
         metadata: Mapping[str, object] | None = None,
         room: WaitingRoom | None = None,
+        revocable: bool | None = None,
     ) -> None:
         # fixed after construction; seconds of the clock
         self.arrived = arrived
@@ -88,6 +103,7 @@ class Wait:
         self.cancel = cancel
         self.metadata = metadata
         self.room = room
+        self.revocable = revocable
         # written under the turn before the outcome is, read by anyone after
         self.parking: Parking | None = None  # its thread's, once it is queued
         self.settled_at = arrived
@@ -115,7 +131,7 @@ class Ticket:
     ('dispatched', 'released', <Outcome.DISPATCHED: 'dispatched'>)
     """
 
-    __slots__ = ("__weakref__", "_desk", "_flow", "cost", "outcome", "serial", "size", "wait")
+    __slots__ = ("__weakref__", "_desk", "_flow", "cost", "notice", "outcome", "serial", "size", "wait")
 
     def __init__(self, desk: Desk, flow: Keyed, cost: int, size: int) -> None:
         # fixed after construction
@@ -126,6 +142,7 @@ class Ticket:
         self._flow = flow
         self.serial = 0
         self.wait: Wait | None = None
+        self.notice: Notice | None = None
         self.outcome: Outcome | None = None
 
     @property
@@ -158,6 +175,25 @@ class Ticket:
         nothing is known (the first second in which anybody waits).
         """
         return self._desk.estimated_wait(self)
+
+    @property
+    def revoked(self) -> Flag:
+        """An event that is set once the holder is asked to stop, and to give the seat back soon: to wait for, or to
+        look at. `check` looks more cheaply.
+        """
+        notice = self.notice
+        return (self._desk.notice(self) if notice is None else notice).event
+
+    @property
+    def is_revoked(self) -> bool:
+        """Is the holder asked to stop?"""
+        return self.notice is not None and self.notice.reason is not None
+
+    def check(self) -> None:
+        """Raise `Revoked` if the holder is asked to stop: to be called between two steps of long work. Never blocks."""
+        notice = self.notice
+        if notice is not None and notice.reason is not None:
+            raise Revoked(notice.reason, key=self.key, waited=self.waited)
 
     @property
     def error(self) -> FlowControlError | None:
@@ -193,11 +229,12 @@ class Ticket:
         return self._desk.release(self, outcome)
 
     def adjust(self, cost: int | None = None, **usage: object) -> bool:
-        """Say what the work really cost, once that is known: its flow is charged for that instead. False if the seat
-        was given back before, or never granted.
+        """Say what the work really costs, once that is known. False if the seats were given back before, or never
+        granted. Never blocks.
 
-        The fairness policy charges anew, with this `cost` (None: as it was asked for) and with `usage` added to the
-        request's metadata. The seats stay what they are.
+        It holds `cost` seats from now on, and one at least (None: as many as before): fewer let others go, more are
+        taken even above the limit. Its flow is charged anew by the fairness policy, with that cost and with `usage`
+        added to the request's metadata.
         """
         if cost is not None:
             cost = check_count("cost", cost, at_least=0)
@@ -213,7 +250,7 @@ class Ticket:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
-        self.release("ok" if kind is None else "dropped")
+        self.release("ok" if kind is None else "ignored" if issubclass(kind, Revoked) else "dropped")
 
     def __repr__(self) -> str:
         return f"<Ticket {self.key.id!r} at {self.key.priority}: {self.state}>"
@@ -229,9 +266,11 @@ class Hold(weakref.ref[Ticket], Generic[F]):
     that is dropped, its callback (a C function, which no interrupt can split) hands the hold in to be given back.
     """
 
-    __slots__ = ("cost", "flow", "returned", "serial")
+    __slots__ = ("cost", "flow", "returned", "serial", "since", "thread")
 
     flow: F
     cost: int  # 0 until granted
+    since: float  # when it was granted, in seconds of the clock; 0.0 where nobody wants to know
+    thread: int  # that asked for it and will hold it; 0 where nobody wants to know, or it is another one
     serial: int  # 0 until it is in the books
     returned: bool  # by a handler that interrupted a section of its own thread, which gives it back at its end

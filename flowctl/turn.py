@@ -16,17 +16,18 @@ from flowctl import sync
 from flowctl.band import NOBODY, Halts, PriorityBand
 from flowctl.capacity import make_room
 from flowctl.config import BandConfig
-from flowctl.dispatch import DISPATCHED, Dispatch
+from flowctl.dispatch import DISPATCHED
 from flowctl.errors import Outcome
 from flowctl.estimate import retry_after, wait_behind
 from flowctl.flow import Flow
+from flowctl.holders import Holders
 from flowctl.lease import ONE_PIN, PINNABLE_BELOW, STAMP_MASK, to_ms
 from flowctl.ledger import Ledger
 from flowctl.ticket import Hold, ReleaseOutcome, Ticket, Wait
 
 
 @final
-class Turn(Dispatch):
+class Turn(Holders):
     """Grants, queues, withdraws and releases tickets: the desk of every ticket of its controller."""
 
     __slots__ = ()
@@ -51,16 +52,21 @@ class Turn(Dispatch):
                 value = flow.word.value
                 if value >= PINNABLE_BELOW:
                     return False
+                since = self._now() if self._learners or self._watches else 0.0
+                thread = sync.get_ident() if self._watches else 0
                 # plain stores from here on: no exception can come between them, and no handler
                 ledger.serial = serial = ledger.serial + 1
                 hold.flow = flow
                 hold.serial = serial
                 hold.cost = ticket.cost
+                hold.since = since
+                hold.thread = thread
                 hold.returned = False
                 ticket.serial = serial
                 ledger.holds[serial] = hold
                 flow.word.value = value + ONE_PIN
                 ledger.in_flight += ticket.cost
+                ledger.granted += 1
                 ledger.dispatched += 1
                 ticket.outcome = DISPATCHED
             finally:
@@ -74,7 +80,10 @@ class Turn(Dispatch):
     def adopt(self, hold: Hold[Flow], flow: Flow) -> None:
         """Enter the hold of a new flow's creator, which owns the pin that the flow was born with."""
         with self.lock:
-            self.ledger.adopt(hold, flow)  # plain stores: this takes no section
+            # plain stores: this takes no section
+            self.ledger.adopt(hold, flow)
+            if flow.band.priority not in self._ceilings:
+                self._ceilings = {}  # it may be the first of a band that changes those of others
         if self.ledger.halts:
             self.change(lambda now: self.ledger.adopt_band(flow.band))
 
@@ -137,6 +146,8 @@ class Turn(Dispatch):
             ledger.renumber(ticket, hold, flow)
         elif not ledger.enter(ticket, hold, flow):
             return False
+        if self._watches and wait.on_settled is None:
+            hold.thread = sync.get_ident()
         refusal = self._decide_locked(ticket, hold, wait, flow, now)
         if refusal is not None:
             self._refuse_locked(ticket, refusal)
@@ -240,7 +251,7 @@ class Turn(Dispatch):
         if not self.withdraw(ticket, Outcome.EVICTED_CANCELLED):
             self.release(ticket, "ignored")
 
-    def release(self, ticket: Ticket, outcome: ReleaseOutcome) -> bool:
+    def release(self, ticket: Ticket, outcome: ReleaseOutcome) -> bool:  # noqa: C901 - one section, without a call
         """Give back a granted ticket's seat and pin, and run the round; False if it was given back before."""
         ledger = self.ledger
         with self.lock:
@@ -266,8 +277,12 @@ class Turn(Dispatch):
                     # plain stores from here on: no exception can come between them
                     del ledger.holds[ticket.serial]
                     ledger.in_flight -= hold.cost
+                    if hold.cost:
+                        ledger.granted -= 1
                     word.value = value - ONE_PIN - stamp + now_ms
                     given_back = True
+                    if self._learners:
+                        self._learn_locked(ticket, hold, now, outcome)
                 somebody_waits = ledger.top != NOBODY  # or we are closed
                 if somebody_waits:
                     self._round_locked(now)
@@ -276,7 +291,7 @@ class Turn(Dispatch):
                 raise
             finally:
                 self._busy = False
-        if somebody_waits or self._returns or self.news.settled:
+        if somebody_waits or self._returns or self.news.settled or self.news.incidents:
             self.help()
         if given_back and self.news.observer is not None:
             self.news.call(self.news.observer.released, "observer", ticket, outcome)
@@ -290,28 +305,6 @@ class Turn(Dispatch):
         hold.returned = True
         self._returns.append(hold)
         return True
-
-    def is_held(self, ticket: Ticket) -> bool:
-        """Has the ticket a hold that nobody gave back?"""
-        hold = self.ledger.holds.get(ticket.serial)
-        return hold is not None and not hold.returned
-
-    def adjust(self, ticket: Ticket, cost: int | None, usage: Mapping[str, object]) -> bool:
-        """Charge a ticket that is in flight anew; False if it is not. One that nobody waited for was never charged."""
-        in_flight = False
-
-        def act(now: float) -> None:
-            nonlocal in_flight
-            wait, hold = ticket.wait, self.ledger.holds.get(ticket.serial)
-            in_flight = hold is not None and hold.cost > 0 and not hold.returned
-            if hold is None or wait is None or wait.charged is None or not in_flight:
-                return
-            charge = self._price_locked(hold.flow, ticket.cost if cost is None else cost, wait.metadata, usage)
-            if charge is not None:
-                hold.flow.band.correct(hold.flow, wait, charge)
-
-        self.change(act)
-        return in_flight
 
     def ahead(self, ticket: Ticket) -> int | None:
         """How many of its flow go before a queued ticket; None if it is not queued."""
@@ -347,7 +340,12 @@ class Turn(Dispatch):
 
     def open(self, band: PriorityBand[Flow], config: BandConfig) -> None:
         """Let a band take requests, with these limits."""
-        self.change(lambda now: band.open(config))
+
+        def act(now: float) -> None:
+            band.open(config)
+            self._ceilings = {}
+
+        self.change(act)
 
     def next_deadline(self) -> float:
         """When `tick` has a request to expire that no thread waits for; infinite if there is none."""
@@ -364,6 +362,8 @@ class Turn(Dispatch):
         self.change(self._expire_locked)
         while self.next_deadline() <= self._now() and not self.is_interrupted():
             self.change(self._expire_locked)
+        if self._watches:
+            self.revoke()
 
     def _with_gone_clients(self) -> list[Ticket]:
         gone: list[Ticket] = []

@@ -24,6 +24,7 @@ from flowctl import (
     LongestFlow,
     Never,
     Outcome,
+    RevocationStats,
     RoundRobin,
     SloDeadline,
     Stats,
@@ -316,6 +317,8 @@ class Oracle:
         was_held = asked in self.held
 
         def act() -> None:
+            if was_held and cost is not None:
+                asked.cost = max(cost, 1)
             if was_held and asked.charged is not None:
                 charge = self.price(asked, asked.cost if cost is None else cost, usage)
                 self.correct(asked, charge - asked.charged)
@@ -335,7 +338,11 @@ class Oracle:
         return max((asked.key.priority for asked in self.ready()), default=-math.inf)
 
     def has_room(self, asked: Asked) -> bool:
-        return not self.held or sum(other.cost for other in self.held) + asked.cost <= min(self.limits)
+        priorities = sorted({*self.bands, asked.key.priority}, reverse=True)
+        ceilings = self.config.ceilings.ceilings(priorities)
+        ceiling = ceilings[priorities.index(asked.key.priority)]
+        seats = sum(other.cost for other in self.held) + asked.cost
+        return not self.held or all(seats / limit <= ceiling for limit in self.limits)
 
     def can_go(self, asked: Asked) -> bool:
         is_first = asked.key.priority > self.top() and not self.is_among(self.paused, asked.key)
@@ -683,6 +690,8 @@ class Oracle:
         gone_bands = [priority for priority in empty_bands if self.is_done_with(self.bands[priority])]
         for priority in gone_bands:
             del self.bands[priority]
+        if gone_bands:
+            self.section()
         left = [flow.home for flow in self.flows.values()]
         gone_shards = [shard for shard in self.retired_shards if shard not in left]
         self.retired_shards = [shard for shard in self.retired_shards if shard in left]
@@ -743,4 +752,7 @@ class Oracle:
             abandoned=self.abandoned,
             repairs=0,
             incidents=0,
+            signals=(),
+            revocations=RevocationStats(0, 0, 0),
+            overdue=0,
         )

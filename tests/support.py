@@ -11,7 +11,7 @@ from typing import Generic, ParamSpec, TypeVar, final
 
 from flowctl import ConcurrencyLimit, Config, FlowControlError, FlowController
 from flowctl.clock import Clock
-from flowctl.gate import Gate
+from flowctl.gate import Change, Gate, Load
 from flowctl.news import Observer
 from flowctl.testing import FakeClock
 
@@ -141,19 +141,17 @@ def wait_for(reached: Callable[[], bool]) -> None:
         pause.wait(0.005)
 
 
-class GateOver:
+class GateOver(Gate):
     """Seats that a test's own gate stands over: it promises nothing, so that it is asked each time."""
-
-    limit: int | None = None
 
     def __init__(self, seats: int) -> None:
         self.seats = ConcurrencyLimit(seats)
-        self.bind = self.seats.bind
-        self.saturation = self.seats.saturation
 
-    @property
-    def sure_seats(self) -> int:
-        return 0
+    def bind(self, owner: object, run: Change, now: Callable[[], float]) -> None:
+        self.seats.bind(owner, run, now)
 
-    def admits(self, in_flight: int, cost: int, priority: int) -> bool:
-        return self.seats.admits(in_flight, cost, priority)
+    def saturation(self, load: Load) -> float:
+        return self.seats.saturation(load)
+
+    def admits(self, load: Load, cost: int, ceiling: float) -> bool:
+        return self.seats.admits(load, cost, ceiling)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cancel, collection, dispatch, flood, harness, identities, queues, resize, waiting
+from benchmarks import cancel, collection, dispatch, flood, gates, harness, identities, queues, resize, waiting
 from benchmarks.__main__ import QUESTIONS
 from benchmarks.harness import (
     DEFAULT,
@@ -18,6 +18,7 @@ from benchmarks.harness import (
     Depth,
     Pairs,
     Row,
+    Step,
     Target,
     against_itself,
     in_turns,
@@ -151,6 +152,13 @@ def test_each_question_has_steps_with_names_of_their_own_and_is_explained(depth:
 
 def test_a_quick_run_expects_to_take_a_minute_and_a_half() -> None:
     assert sum(step.seconds for question in QUESTIONS for step in question.steps(QUICK)) < 100
+
+
+@pytest.mark.parametrize("step", gates.steps(TINY), ids=lambda step: step.name)
+def test_a_free_gate_of_each_kind_lets_everybody_go(step: Step) -> None:
+    (row,) = step.run()
+
+    assert row.value > 0
 
 
 @pytest.mark.parametrize("ordering", [None, EarliestDeadline()])

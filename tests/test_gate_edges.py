@@ -5,6 +5,7 @@ import gc
 import pytest
 
 from flowctl import ConcurrencyLimit, FlowController
+from flowctl.testing import Seats
 
 
 def test_a_limit_that_no_controller_has_yet_can_be_changed() -> None:
@@ -12,8 +13,8 @@ def test_a_limit_that_no_controller_has_yet_can_be_changed() -> None:
     gate.set(3)
 
     assert (gate.limit, gate.sure_seats) == (3, 3)
-    assert gate.admits(in_flight=2, cost=1, priority=0)
-    assert not gate.admits(in_flight=2, cost=2, priority=0)
+    assert gate.admits(Seats(2), cost=1, ceiling=1.0)
+    assert not gate.admits(Seats(2), cost=2, ceiling=1.0)
 
 
 def test_a_change_before_it_has_a_controller_counts_in_that_controller() -> None:
@@ -38,7 +39,7 @@ def test_a_limit_is_free_again_once_its_controller_is_gone() -> None:
 def test_how_full_it_is_is_the_share_of_its_seats() -> None:
     gate = ConcurrencyLimit(4)
 
-    assert [gate.saturation(in_flight) for in_flight in (0, 1, 4, 6)] == [0.0, 0.25, 1.0, 1.5]
+    assert [gate.saturation(Seats(seats)) for seats in (0, 1, 4, 6)] == [0.0, 0.25, 1.0, 1.5]
 
 
 def test_a_limit_that_makes_no_sense_is_named() -> None:

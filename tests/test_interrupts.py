@@ -22,6 +22,7 @@ from flowctl import (
     WaitingRoom,
 )
 from flowctl.flow import Flow
+from flowctl.gate import Load
 from flowctl.policies.displacement import Backlog, Newcomer, Queued
 from flowctl.testing import FakeClock
 from flowctl.ticket import Hold
@@ -39,11 +40,11 @@ class Intruder(GateOver):
         super().__init__(seats=1)
         self.intrusion: Callable[[], object] | None = None
 
-    def admits(self, in_flight: int, cost: int, priority: int) -> bool:
+    def admits(self, load: Load, cost: int, ceiling: float) -> bool:
         intrusion, self.intrusion = self.intrusion, None
         if intrusion is not None:
             intrusion()
-        return super().admits(in_flight, cost, priority)
+        return super().admits(load, cost, ceiling)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 
 from flowctl import Expired, FlowController, FlowKey, QueueFull, Request, Ticket, WaitingRoom
 from flowctl.flow import Flow
+from flowctl.gate import Load
 from flowctl.lease import MAX_PINS, ONE_PIN, STAMP_MASK
 from flowctl.testing import FakeClock
 from tests.support import GateOver, MakeController, Spawn
@@ -158,7 +159,7 @@ def test_the_log_says_what_failed(
     make_controller: MakeController, caplog: pytest.LogCaptureFixture, what: str, when: str
 ) -> None:
     class Failing(GateOver):
-        def admits(self, in_flight: int, cost: int, priority: int) -> bool:
+        def admits(self, load: Load, cost: int, ceiling: float) -> bool:
             if when == "admits":
                 raise ZeroDivisionError
             return True

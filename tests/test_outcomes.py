@@ -21,6 +21,7 @@ from flowctl import (
     Saturated,
     Ticket,
 )
+from flowctl.gate import Load
 from flowctl.testing import FakeClock
 from tests.support import GateOver, MakeController, Spawn
 
@@ -511,10 +512,10 @@ class Balky(GateOver):
         super().__init__(seats=1)
         self.broken = False
 
-    def admits(self, in_flight: int, cost: int, priority: int) -> bool:
+    def admits(self, load: Load, cost: int, ceiling: float) -> bool:
         if self.broken:
             raise LookupError("gate")
-        return super().admits(in_flight, cost, priority)
+        return super().admits(load, cost, ceiling)
 
 
 def test_a_gate_that_raises_admits_nobody_and_leaks_nothing(make_controller: MakeController) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from flowctl import FlowKey, Outcome
 from flowctl.queue import FlowQueue
-from flowctl.ticket import ReleaseOutcome, Ticket, Unborn
+from flowctl.ticket import Notice, ReleaseOutcome, Ticket, Unborn
 
 
 class NoDesk:
@@ -18,6 +18,9 @@ class NoDesk:
 
     def withdraw(self, ticket: Ticket, outcome: Outcome) -> bool:
         return False
+
+    def notice(self, ticket: Ticket) -> Notice:
+        return Notice()
 
     def adjust(self, ticket: Ticket, cost: int | None, usage: Mapping[str, object]) -> bool:
         return False

@@ -39,15 +39,18 @@ from flowctl import (
     FlowController,
     FlowKey,
     GlobalStrict,
+    Holdback,
     LowerPriority,
     Never,
     Outcome,
     Request,
     RoundRobin,
     SloDeadline,
+    Static,
     Ticket,
     WeightedFair,
 )
+from flowctl.policies.ceiling import Ceilings
 from flowctl.policies.displacement import Displacement
 from flowctl.sync import Parking
 from flowctl.ticket import ReleaseOutcome
@@ -123,6 +126,11 @@ BANDS: Final = st.builds(
 )
 
 
+CEILINGS: st.SearchStrategy[Ceilings] = st.sampled_from(
+    [Static(), Static(), Static(), Static(0.5), Holdback(0.5), Holdback(0.6, by="value"), Holdback({5: 0.8, 0: 0.4})]
+)
+
+
 @st.composite
 def configs(draw: st.DrawFn) -> Config:
     template, other = draw(BANDS), draw(BANDS)
@@ -145,6 +153,7 @@ def configs(draw: st.DrawFn) -> Config:
         max_flows=max_flows,
         overflow_flows=overflow_flows,
         displacement=draw(DISPLACEMENT),
+        ceilings=draw(CEILINGS),
     )
 
 

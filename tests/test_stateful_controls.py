@@ -32,6 +32,7 @@ from flowctl import (
 from flowctl.band import NOBODY, Halts, PriorityBand
 from flowctl.bands import Bands
 from flowctl.flow import Flow
+from flowctl.gate import Load
 from flowctl.lease import MARKED_FOR_DELETION, ONE_PIN, STAMP_MASK
 from flowctl.ledger import Ledger
 from flowctl.policies.displacement import Backlog, Newcomer
@@ -40,7 +41,7 @@ from flowctl.ranking import Ranking
 from flowctl.registry import FlowRegistry
 from flowctl.request import RESERVED_PREFIX
 from flowctl.shard import Shard
-from flowctl.ticket import ReleaseOutcome, Wait
+from flowctl.ticket import Hold, ReleaseOutcome, Wait
 from flowctl.topology import Topology
 from flowctl.turn import Turn
 from flowctl.wheel import Wheel
@@ -81,7 +82,7 @@ def a_withdrawal_runs_no_round(patch: Patch) -> None:
 
 def a_new_limit_runs_no_round(patch: Patch) -> None:
     def broken(self: ConcurrencyLimit, limit: int) -> None:
-        self._store(limit)
+        self._limit = limit
 
     patch.setattr(ConcurrencyLimit, "set", broken)
 
@@ -113,15 +114,15 @@ def a_queue_takes_one_more_than_its_limit(patch: Patch) -> None:
 
 
 def the_gate_takes_one_more_than_its_limit(patch: Patch) -> None:
-    def broken(self: ConcurrencyLimit, in_flight: int, cost: int, priority: int) -> bool:
-        return in_flight + cost <= self._limit + 1 or not in_flight
+    def broken(self: ConcurrencyLimit, load: Load, cost: int, ceiling: float) -> bool:
+        return load.in_flight + cost <= self._limit + 1 or not load.in_flight
 
     patch.setattr(ConcurrencyLimit, "admits", broken)
 
 
 def what_is_larger_than_the_limit_never_goes(patch: Patch) -> None:
-    def broken(self: ConcurrencyLimit, in_flight: int, cost: int, priority: int) -> bool:
-        return in_flight + cost <= self._limit
+    def broken(self: ConcurrencyLimit, load: Load, cost: int, ceiling: float) -> bool:
+        return load.in_flight + cost <= self._limit
 
     patch.setattr(ConcurrencyLimit, "admits", broken)
 
@@ -644,6 +645,40 @@ def there_is_no_bound_on_flows(patch: Patch) -> None:
     patch.setattr(FlowRegistry, "key_for", broken)
 
 
+def ceilings_are_not_asked_again_when_a_band_comes(patch: Patch) -> None:
+    adopt = Turn.adopt
+
+    def broken(self: Turn, hold: Hold[Flow], flow: Flow) -> None:
+        ceilings = self._ceilings
+        adopt(self, hold, flow)
+        self._ceilings = {flow.band.priority: 1.0, **ceilings} if ceilings else ceilings
+
+    patch.setattr(Turn, "adopt", broken)
+
+
+def ceilings_are_not_asked_again_when_a_band_goes(patch: Patch) -> None:
+    patch.setattr(Turn, "bands_changed", lambda self: None)
+
+
+def every_priority_may_fill_the_back_end(patch: Patch) -> None:
+    patch.setattr(Turn, "_ceiling_locked", lambda self, priority: 1.0)
+
+
+def seats_stay_what_they_are_whatever_the_work_takes(patch: Patch) -> None:
+    adjust = Turn.adjust
+
+    def broken(self: Turn, ticket: Ticket, cost: int | None, usage: Mapping[str, object]) -> bool:
+        hold = self.ledger.holds.get(ticket.serial)
+        before = 0 if hold is None else hold.cost
+        adjusted = adjust(self, ticket, cost, usage)
+        if hold is not None and adjusted:
+            self.ledger.in_flight += before - hold.cost
+            hold.cost = before
+        return adjusted
+
+    patch.setattr(Turn, "adjust", broken)
+
+
 CONTROLS: Final[Sequence[Callable[[Patch], None]]] = (
     idle_capacity_is_held_against_a_flow,
     a_flow_that_was_idle_comes_with_its_credit,
@@ -703,6 +738,10 @@ CONTROLS: Final[Sequence[Callable[[Patch], None]]] = (
     a_flow_in_use_makes_room,
     who_has_a_weight_is_folded_all_the_same,
     there_is_no_bound_on_flows,
+    ceilings_are_not_asked_again_when_a_band_comes,
+    ceilings_are_not_asked_again_when_a_band_goes,
+    every_priority_may_fill_the_back_end,
+    seats_stay_what_they_are_whatever_the_work_takes,
 )
 
 

@@ -19,7 +19,7 @@ from typing import Final, final
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from flowctl.controller import FlowController
-from flowctl.errors import FlowControlError, Outcome
+from flowctl.errors import FlowControlError, Outcome, Revoked
 from flowctl.request import FlowKey, Request, WaitingRoom, check_count
 from flowctl.ticket import ReleaseOutcome, Ticket
 
@@ -99,12 +99,18 @@ class FlowControlMiddleware:
                 ttl=asked.ttl,
                 metadata=asked.metadata,
                 room=self._room(environ),
+                revocable=asked.revocable,
             )
         except FlowControlError as refusal:
             return _refuse(refusal, environ, start_response)
         environ[TICKET] = ticket
         try:
             result = self._app(environ, start_response)
+        except Revoked as revoked:
+            ticket.release("ignored")
+            if not ticket.is_revoked:
+                raise  # somebody else's
+            return _refuse(revoked, environ, start_response, revoked)
         except BaseException:
             ticket.release("dropped")
             raise
@@ -163,12 +169,15 @@ def _is_wrapped_file(result: Iterable[bytes], environ: WSGIEnvironment) -> bool:
 class _Body:
     """The application's response, which gives the seat back when it is closed, raises, or is dropped."""
 
-    __slots__ = ("_blocks", "_closed", "_result", "_ticket")
+    __slots__ = ("_begun", "_blocks", "_closed", "_result", "_ticket")
+
+    _is_stream = True
 
     def __init__(self, result: Iterable[bytes], ticket: Ticket) -> None:
         self._result = result
         self._ticket = ticket
         self._blocks: Iterator[bytes] | None = None
+        self._begun = False
         self._closed = False
 
     def __iter__(self) -> Iterator[bytes]:
@@ -178,7 +187,14 @@ class _Body:
         try:
             if self._blocks is None:
                 self._blocks = iter(self._result)
-            return next(self._blocks)
+            block = next(self._blocks)
+            if self._begun and self._is_stream:
+                self._ticket.check()  # instead of one more block: a response that was whole is not broken off
+            self._begun = True
+            return block
+        except Revoked:
+            self._ticket.release("ignored")
+            raise
         except StopIteration:
             raise  # no more blocks; what the application cleans up in close() still has the seat
         except BaseException:
@@ -210,6 +226,8 @@ class _SizedBody(_Body):
 
     __slots__ = ()
 
+    _is_stream = False
+
     def __len__(self) -> int:
         assert isinstance(self._result, Sized)
         return len(self._result)
@@ -233,8 +251,13 @@ _DETAIL: Final = {
 }
 
 
-def _refuse(refusal: FlowControlError, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-    """Answer for the application, with problem details (RFC 9457)."""
+def _refuse(
+    refusal: FlowControlError,
+    environ: WSGIEnvironment,
+    start_response: StartResponse,
+    instead_of: BaseException | None = None,
+) -> list[bytes]:
+    """Answer for the application, with problem details (RFC 9457). `instead_of`: what it raised, if it was called."""
     # 499 is for logs: nobody is there to read it, and it is no status that a server has to know
     status = refusal.http_status if refusal.http_status in _STATUS else 503
     problem: dict[str, str | int] = {
@@ -250,5 +273,10 @@ def _refuse(refusal: FlowControlError, environ: WSGIEnvironment, start_response:
     headers = [("Content-Type", "application/problem+json"), ("Content-Length", str(len(body)))]
     if refusal.retry_after is not None:
         headers.append(("Retry-After", str(max(1, math.ceil(refusal.retry_after)))))
-    start_response(f"{status} {_STATUS[status]}", headers)
+    if instead_of is None:
+        start_response(f"{status} {_STATUS[status]}", headers)
+    else:  # it may have answered already: then the server says whether that can be taken back
+        trace = instead_of.__traceback__
+        assert trace is not None
+        start_response(f"{status} {_STATUS[status]}", headers, (type(instead_of), instead_of, trace))
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]

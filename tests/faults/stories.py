@@ -7,7 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from flowctl import BandConfig, Config, EarliestDeadline, FlowKey, LongestFlow, WaitingRoom, WeightedFair
+from flowctl import (
+    AdaptiveLimit,
+    Aimd,
+    BandConfig,
+    Config,
+    EarliestDeadline,
+    FlowKey,
+    Holdback,
+    LongestFlow,
+    Revocation,
+    Saturation,
+    WaitingRoom,
+    WeightedFair,
+)
 from tests.faults.world import World
 from tests.servers.exchange import Exchange, a_list, impatient, protected
 
@@ -242,6 +255,50 @@ def a_correction() -> Iterator[World]:
     world.step(lambda: ticket.adjust(cost=1))
 
 
+def a_revocation() -> Iterator[World]:
+    world = World(Config(revocation=Revocation(), hold_warning=0.5), seats=2)
+    for flow in "ab":
+        world.hold(flow, -1)
+    victim = world.held[1]
+    event, notice = victim.revoked, victim.notice
+    assert notice is not None
+    yield world
+    world.step(lambda: world.ask("live", 5))
+    world.script.time += 1
+    world.step(world.controller.collect)
+    world.step(world.controller.collect)  # whoever was kept from it does it again
+    world.step(victim.check)
+    assert (notice.reason is not None) == event.is_set(), "asked, and not told"
+    world.step(victim.release)
+    world.step(world.controller.collect)
+
+
+def a_limit_that_learns() -> Iterator[World]:
+    world = World(gate=lambda limit: AdaptiveLimit(Aimd(), initial=2, samples=2, window=0))
+    for flow in "aabb":
+        world.ask(flow)
+    yield world
+    world.script.time += 1
+    for _ in range(3):
+        world.step(lambda: world.use("a"))
+
+
+def a_signal_that_opens() -> Iterator[World]:
+    opens_at = 1001.0
+    world = World(
+        Config(ceilings=Holdback(0.2)),
+        gate=lambda limit: Saturation(lambda: 1.0 if world.script.time < opens_at else 0.0),
+    )
+    opens_at = world.script.time + 1
+    world.ask("a", -1)
+    world.ask("b", 5)
+    yield world
+    world.step(world.controller.collect)
+    world.script.time += 1
+    world.step(lambda: world.use("c", 7))
+    world.step(world.controller.collect)
+
+
 def a_displacement_by_who_is_due_first() -> Iterator[World]:
     band = BandConfig(ordering=EarliestDeadline(), displacement=LongestFlow(), max_requests=3)
     world = World(Config(default_band=band))
@@ -322,6 +379,9 @@ STORIES: tuple[Story, ...] = (
     a_band_that_is_added,
     a_pause_and_a_resumption,
     a_correction,
+    a_revocation,
+    a_limit_that_learns,
+    a_signal_that_opens,
     a_displacement_by_who_is_due_first,
     a_new_flow_where_it_is_counted,
     a_look_round,

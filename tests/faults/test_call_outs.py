@@ -21,6 +21,7 @@ from flowctl import (
     Request,
     RoundRobin,
 )
+from flowctl.gate import Change, Gate, Load
 from flowctl.incidents import Incidents
 from flowctl.news import News
 from flowctl.policies.displacement import Backlog, Newcomer, T
@@ -55,11 +56,13 @@ class CallOuts:
                 raise self._fault
 
 
-class ForeignGate:
+class ForeignGate(Gate):
     def __init__(self, seats: ConcurrencyLimit, out: CallOuts) -> None:
         self.seats = seats
         self.out = out
-        self.bind = seats.bind
+
+    def bind(self, owner: object, run: Change, now: Callable[[], float]) -> None:
+        self.seats.bind(owner, run, now)
 
     @property
     def limit(self) -> int:
@@ -71,13 +74,13 @@ class ForeignGate:
         self.out("gate.sure_seats")
         return 0
 
-    def admits(self, in_flight: int, cost: int, priority: int) -> bool:
+    def admits(self, load: Load, cost: int, ceiling: float) -> bool:
         self.out("gate.admits")
-        return self.seats.admits(in_flight, cost, priority)
+        return self.seats.admits(load, cost, ceiling)
 
-    def saturation(self, in_flight: int) -> float:
+    def saturation(self, load: Load) -> float:
         self.out("gate.saturation")
-        return self.seats.saturation(in_flight)
+        return self.seats.saturation(load)
 
 
 class ForeignFairness:

@@ -14,6 +14,7 @@ from flowctl import BandConfig, ConcurrencyLimit, Config, Expired, FlowControlle
 from flowctl.bands import Bands
 from flowctl.clock import MonotonicClock
 from flowctl.collector import Collector
+from flowctl.gate import Load
 from flowctl.ledger import Ledger
 from flowctl.policies.displacement import Backlog, Newcomer, T
 from flowctl.registry import FlowRegistry
@@ -259,10 +260,10 @@ class DeadGate(GateOver):
         self.error = error
         self.dead = False
 
-    def admits(self, in_flight: int, cost: int, priority: int) -> bool:
+    def admits(self, load: Load, cost: int, ceiling: float) -> bool:
         if self.dead:
             raise self.error
-        return super().admits(in_flight, cost, priority)
+        return super().admits(load, cost, ceiling)
 
 
 class DeadFairness:

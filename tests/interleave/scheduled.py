@@ -435,7 +435,7 @@ _SHARED_CONTENT: Final[Sequence[tuple[type, str]]] = (
     (Sections, "_returns"),
     (Ledger, "holds"),
     (News, "settled"),
-    (News, "_incidents"),
+    (News, "incidents"),
     (News, "_drainers"),
 )
 

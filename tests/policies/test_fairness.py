@@ -14,6 +14,7 @@ import pytest
 
 from flowctl import (
     BandConfig,
+    ConcurrencyLimit,
     Config,
     EarliestDeadline,
     Fcfs,
@@ -560,9 +561,9 @@ def test_corrections_do_not_add_up_the_last_one_counts(seat: OneSeat) -> None:
     assert seat.names(9) == "bbbbb" + "abab"
 
 
-def test_without_a_cost_it_is_as_it_was_asked_for(seat: OneSeat) -> None:
-    ticket = goes_first(seat, cost=5)
-    assert ticket.adjust(cost=50)
+def test_without_a_cost_it_stays_what_it_was(seat: OneSeat) -> None:
+    ticket = goes_first(seat, cost=50)
+    assert ticket.adjust(cost=5)
     assert ticket.adjust()
 
     assert seat.names(9) == "bbbbb" + "abab"
@@ -595,7 +596,8 @@ def test_a_correction_while_nobody_else_wants_anything_is_held_against_nobody(se
 
 
 def test_a_correction_after_the_flow_went_on_counts_from_where_it_is(make_controller: MakeController) -> None:
-    controller = make_controller(Config(default_band=BandConfig(fairness=WeightedFair())), limit=3)
+    gate = ConcurrencyLimit(3)
+    controller = make_controller(Config(default_band=BandConfig(fairness=WeightedFair())), gate=gate)
     holders = [controller.admit("holder") for _ in range(3)]
     waiting = [queue(controller, flow) for flow in "aaaa" + "b" * 8]
     for holder in holders:
@@ -604,6 +606,7 @@ def test_a_correction_after_the_flow_went_on_counts_from_where_it_is(make_contro
     assert {ticket.state for ticket in (first, other, second)} == {"dispatched"}
 
     assert first.adjust(cost=4)  # a has gone for 5 now, and b for 1
+    gate.set(6)  # so that there is room for what it takes
     held, went = [other], ""
     for _ in range(6):
         before = {id(ticket) for ticket in waiting if ticket.state == "dispatched"}
@@ -614,17 +617,21 @@ def test_a_correction_after_the_flow_went_on_counts_from_where_it_is(make_contro
     assert went == "bbbb" + "ab"
 
 
-def test_seats_stay_what_they_are_whatever_the_work_took(make_controller: MakeController) -> None:
+def test_seats_are_what_the_work_takes_above_the_limit_too(make_controller: MakeController) -> None:
     controller = make_controller(Config(default_band=BandConfig(fairness=WeightedFair())), limit=8)
     holder = controller.admit("holder", cost=8)
     ticket, behind = queue(controller, "a", cost=5), queue(controller, "b", cost=4)
     holder.release()
 
-    assert ticket.adjust(cost=1)
+    assert (controller.stats().in_flight, behind.state) == (5, "queued")
+    assert ticket.adjust(cost=3)
+    assert (controller.stats().in_flight, behind.state) == (7, "dispatched")
     assert ticket.adjust(cost=1000)
-    assert (controller.stats().in_flight, behind.state, ticket.cost) == (5, "queued", 5)
+    assert (controller.stats().in_flight, ticket.cost) == (1004, 5)
     assert ticket.release()
     assert controller.stats().in_flight == 4
+    assert behind.adjust(cost=0), "it holds one seat at least"
+    assert controller.stats().in_flight == 1
 
 
 def test_what_is_not_in_flight_is_not_adjusted(make_controller: MakeController, clock: FakeClock) -> None:
@@ -652,15 +659,15 @@ def test_what_is_not_in_flight_is_not_adjusted(make_controller: MakeController, 
 
 
 def test_a_seat_that_nobody_waited_for_was_never_charged_and_is_not_corrected(make_controller: MakeController) -> None:
-    controller = make_controller(Config(default_band=BandConfig(fairness=WeightedFair())), limit=2)
+    controller = make_controller(Config(default_band=BandConfig(fairness=Metered())), limit=2)
     controller.admit("a").release()
     first = controller.admit("a")
     again = queue(controller, "a", metadata={"tokens": 1})  # by the longer way, and still on the spot
     assert (first.wait, again.outcome) == (None, Outcome.DISPATCHED)
     waiting = [queue(controller, flow) for flow in "aabb"]
 
-    assert first.adjust(cost=1000)
-    assert again.adjust(cost=1000)
+    assert first.adjust(tokens=1000)
+    assert again.adjust(tokens=1000)
     went, holder = "", first
     while waiting:
         holder.release()

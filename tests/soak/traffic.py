@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import Final, final
 
 from flowctl import BandConfig, ConcurrencyLimit, Config, FlowControlError, FlowController, FlowKey, Request, Ticket
-from flowctl.gate import Change
+from flowctl.gate import Gate, Load
 from flowctl.policies.displacement import Backlog, LowerPriority, Newcomer, T
 from flowctl.request import WaitingRoom
 from flowctl.ticket import ReleaseOutcome
@@ -30,11 +30,8 @@ class MischiefError(Exception):
 
 
 @final
-class ForeignCode:
+class ForeignCode(Gate):
     """An observer, a gate and two policies that do their work, and raise once when they are told to."""
-
-    limit: int | None = None
-    sure_seats: int = 0  # so that it is asked each time
 
     def __init__(self) -> None:
         self._armed: dict[str, bool] = {}
@@ -55,17 +52,14 @@ class ForeignCode:
     def released(self, ticket: Ticket, outcome: ReleaseOutcome) -> None:
         self.maybe_raise("observer of released")
 
-    def admits(self, in_flight: int, cost: int, priority: int) -> bool:
+    def admits(self, load: Load, cost: int, ceiling: float) -> bool:
         self.maybe_raise("gate")
-        if in_flight:  # else it may be larger than the limit, and runs alone
-            self.most_in_flight = max(self.most_in_flight, in_flight + cost)
+        if load.in_flight:  # else it may be larger than the limit, and runs alone
+            self.most_in_flight = max(self.most_in_flight, load.in_flight + cost)
         return True
 
-    def saturation(self, in_flight: int) -> float:
+    def saturation(self, load: Load) -> float:
         return 0.0
-
-    def bind(self, owner: object, change: Change) -> None:
-        """It never changes."""
 
     def charge(self, cost: int, weight: float) -> float:
         self.maybe_raise("fairness")

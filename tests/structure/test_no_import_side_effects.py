@@ -9,7 +9,18 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 # Heavy, or of an extra, or of a server that is not this one.
-UNWANTED = ("asyncio", "cattrs", "http", "multiprocessing", "rich", "tomllib", "waitress", "wsgiref")
+UNWANTED = (
+    "asyncio",
+    "cattrs",
+    "http",
+    "multiprocessing",
+    "prometheus_client",
+    "rich",
+    "ssl",
+    "tomllib",
+    "waitress",
+    "wsgiref",
+)
 
 # What a fresh interpreter runs: it watches an import, and prints a line for each thing that the import does.
 PROBE = """

@@ -1,0 +1,141 @@
+"""Holders: what may happen to seats while somebody holds them. They are corrected, watched, and asked for again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from flowctl import sync
+from flowctl.clock import Clock
+from flowctl.config import Config
+from flowctl.dispatch import DISPATCHED, Dispatch
+from flowctl.flow import Flow
+from flowctl.gate import Gate
+from flowctl.ledger import Ledger
+from flowctl.news import News
+from flowctl.policies.revocation import Revocation
+from flowctl.request import FlowKey
+from flowctl.revocation import Revocations
+from flowctl.ticket import Hold, Notice, Ticket
+
+
+class Overdue(NamedTuple):
+    """Seats that are held for too long: whose, how many, for how many seconds, and by which thread (0: unknown)."""
+
+    serial: int
+    key: FlowKey
+    seats: int
+    seconds: float
+    thread: int
+
+
+class Holders(Dispatch):
+    """Who holds seats."""
+
+    __slots__ = ("revocations",)
+
+    def __init__(
+        self,
+        config: Config,
+        gates: Sequence[Gate],
+        clock: Clock,
+        news: News,
+        *,
+        priorities: Callable[[], Iterable[int]],
+        lock: sync.Mutex | None = None,
+    ) -> None:
+        super().__init__(config, gates, clock, news, priorities=priorities, lock=lock)
+        # guarded by lock
+        self.revocations = Revocations(config.revocation or Revocation())
+
+    def is_held(self, ticket: Ticket) -> bool:
+        """Has the ticket a hold that nobody gave back?"""
+        hold = self.ledger.holds.get(ticket.serial)
+        return hold is not None and not hold.returned
+
+    def notice(self, ticket: Ticket) -> Notice:
+        """What tells the ticket's holder to stop: one for all who ask."""
+
+        def look(ledger: Ledger) -> Notice:
+            fresh = Notice()
+            if ticket.notice is None:  # no call between: no handler can come
+                ticket.notice = fresh
+            return ticket.notice
+
+        return self.read(look)
+
+    def adjust(self, ticket: Ticket, cost: int | None, usage: Mapping[str, object]) -> bool:
+        """Have a ticket that is in flight hold other seats, and charge it anew; False if it is not in flight. One that
+        nobody waited for was never charged.
+        """
+        in_flight: bool | None = None
+
+        def act(now: float) -> None:
+            nonlocal in_flight
+            wait, hold = ticket.wait, self.ledger.holds.get(ticket.serial)
+            in_flight = hold is not None and hold.cost > 0 and not hold.returned
+            if hold is None or not in_flight:
+                return
+            # plain stores: no exception can come between them
+            more = 0 if cost is None else (cost or 1) - hold.cost
+            hold.cost += more
+            self.ledger.in_flight += more
+            if wait is None or wait.charged is None:
+                return
+            charge = self._price_locked(hold.flow, hold.cost if cost is None else cost, wait.metadata, usage)
+            if charge is not None:
+                hold.flow.band.correct(hold.flow, wait, charge)
+
+        self.change(act)
+        # in a handler that interrupted its own thread it will be done when that section ends
+        return self.is_held(ticket) and ticket.outcome is DISPATCHED if in_flight is None else in_flight
+
+    def revoke(self) -> None:
+        """Ask to stop whose seats a more important request waits for, and who has held his for too long."""
+        self.change(self._revoke_locked)
+
+    def _revoke_locked(self, now: float) -> None:
+        ledger, revocations, most = self.ledger, self.revocations, self._config.max_hold
+        self._tell_locked()  # whom an exception kept from being told
+        revocations.look_after(ledger, now)
+        if most is not None:
+            for hold in [hold for hold in list(ledger.holds.values()) if hold.cost and now - hold.since > most]:
+                revocations.ask(hold, f"it holds its seats for more than {most} s", now)
+        head = self._head_locked()
+        if head is not None and self._config.revocation is not None:
+            priority = head.key.priority
+            for hold in self._victims_locked(head, self._ceiling_locked(priority)):
+                revocations.ask(hold, f"a request of priority {priority} waits", now)
+        self._tell_locked()
+
+    def _tell_locked(self) -> None:
+        for notice in self.revocations.untold():
+            self.news.revoked.append(notice)
+
+    def _victims_locked(self, head: Ticket, ceiling: float) -> Sequence[Hold[Flow]]:
+        try:
+            return self.revocations.victims(self.ledger, self._gates, head, ceiling)
+        except Exception as error:  # noqa: BLE001 - a gate of the user's own; it is reported
+            self.news.incident("gate", error)
+            return ()
+
+    def _head_locked(self) -> Ticket | None:
+        """Who is next, if anybody waits who is not paused."""
+        flow = self.ledger.ready[-1].next_flow() if self.ledger.ready else None
+        return None if flow is None else flow.queue.head
+
+    def overdue(self) -> list[Overdue]:
+        """Who holds seats for longer than `hold_warning`."""
+        most = self._config.hold_warning
+        if most is None:
+            return []
+
+        def look(ledger: Ledger) -> list[Overdue]:
+            now = self._now()
+            return [
+                Overdue(hold.serial, hold.flow.key, hold.cost, now - hold.since, hold.thread)
+                for hold in list(ledger.holds.values())
+                if hold.cost and now - hold.since > most
+            ]
+
+        return self.read(look)
