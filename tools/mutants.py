@@ -26,6 +26,7 @@ from tools.workbench import AT_MOST, Verdict, Workbench
 CORE: Final = (
     *("lease", "turn", "queue", "gate", "registry", "shard", "ticket"),
     *("ledger", "sections", "news", "band", "capacity"),
+    *("dispatch", "holders", "revocation", "adaptive", "bands", "topology", "ranking"),
 )
 AIM: Final = 0.9
 

@@ -50,7 +50,8 @@ class FlowControlMiddleware:
     the server is asked at its first request: waitress tells. Of another one `UNKNOWN_THREADS` are assumed, and that
     is logged.
 
-    The seat is given back when the server closes the response, or the application raises. A response made by
+    The seat is given back when the server closes the response, or the application raises. A stream (several blocks, and
+    nobody knows how many) is no sample for an adaptive limit. A response made by
     `wsgi.file_wrapper` is passed on as it is, and its seat is given back at once: the server sends the file by
     itself, later. Such a wrapper is known if it is a class, as PEP 3333 shows it.
     """
@@ -169,7 +170,7 @@ def _is_wrapped_file(result: Iterable[bytes], environ: WSGIEnvironment) -> bool:
 class _Body:
     """The application's response, which gives the seat back when it is closed, raises, or is dropped."""
 
-    __slots__ = ("_begun", "_blocks", "_closed", "_result", "_ticket")
+    __slots__ = ("_begun", "_blocks", "_closed", "_result", "_ticket", "_told")
 
     _is_stream = True
 
@@ -178,6 +179,7 @@ class _Body:
         self._ticket = ticket
         self._blocks: Iterator[bytes] | None = None
         self._begun = False
+        self._told: ReleaseOutcome = "ok"
         self._closed = False
 
     def __iter__(self) -> Iterator[bytes]:
@@ -189,6 +191,7 @@ class _Body:
                 self._blocks = iter(self._result)
             block = next(self._blocks)
             if self._begun and self._is_stream:
+                self._told = "ignored"  # how long a stream takes says nothing of the back end
                 self._ticket.check()  # instead of one more block: a response that was whole is not broken off
             self._begun = True
             return block
@@ -210,7 +213,7 @@ class _Body:
             close: Callable[[], object] | None = getattr(self._result, "close", None)
             if close is not None:
                 close()
-            outcome = "ok"
+            outcome = self._told
         finally:
             self._ticket.release(outcome)
 

@@ -15,9 +15,9 @@ from flowctl.request import check_count, shown
 class Window:
     """What the releases of a stretch of time told. Times are seconds from grant to release.
 
-    Requests that were granted under an earlier limit are not among them, nor those that tell nothing ("ignored"). How
-    long a dropped request took says nothing (a refusal is quick): `mean` and `least` are those of the others, and NaN
-    if there were none.
+    Requests that were granted before the latest decrease are not among them, nor those that tell nothing ("ignored").
+    How long a dropped request took says nothing (a refusal is quick): `mean` and `least` are those of the others, and
+    NaN if there were none.
     """
 
     requests: int

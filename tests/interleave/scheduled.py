@@ -427,6 +427,7 @@ _SHARED: Final[Sequence[tuple[type, str]]] = (
     (Shard, "dropped"),
     (Sections, "_owed"),
     (Sections, "_torn"),
+    (sync.Flag, "_is_set"),
 )
 _SHARED_CONTENT: Final[Sequence[tuple[type, str]]] = (
     (LeaseTable, "entries"),
@@ -437,6 +438,8 @@ _SHARED_CONTENT: Final[Sequence[tuple[type, str]]] = (
     (News, "settled"),
     (News, "incidents"),
     (News, "_drainers"),
+    (News, "revoked"),
+    (sync.Flag, "_waiters"),
 )
 
 

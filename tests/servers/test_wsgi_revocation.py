@@ -109,3 +109,37 @@ def test_a_revocation_of_another_ticket_is_the_applications_own_error(controller
         Exchange(protected(app, controller, classify=batch))
 
     assert controller.stats().in_flight == 0
+
+
+class Released:
+    """Notes how each request's work went, as it was told."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[str] = []
+
+    def settled(self, ticket: Ticket) -> None:
+        pass
+
+    def released(self, ticket: Ticket, outcome: str) -> None:
+        self.outcomes.append(outcome)
+
+
+@pytest.mark.parametrize(("blocks", "outcome"), [([b"one"], "ok"), ([b"one", b"two"], "ignored")])
+def test_how_long_a_stream_takes_is_no_sample_of_the_back_end(
+    make_controller: MakeController, blocks: list[bytes], outcome: str
+) -> None:
+    released = Released()
+    controller = make_controller(observer=released)
+
+    def stream(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", TEXT)
+        yield from blocks
+
+    def a_list(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", TEXT)
+        return blocks
+
+    for app in (stream, a_list):
+        assert Exchange(protected(app, controller)).read() == blocks
+
+    assert released.outcomes == [outcome, "ok"]
