@@ -106,12 +106,22 @@ class FlowController:
             owner=weakref.ref(self),
             background=self._background,
         )
-        for gate in self._gates:
-            gate.bind(self, state.turn.change_gate, self._clock.now)
+        self._bind_gates(state.turn)
         state.turn.change_gate(lambda now: None)  # the gates may have changed before they were bound
         if self._closed:
             state.turn.close(None)
         return state
+
+    def _bind_gates(self, turn: Turn) -> None:
+        bound: list[Gate] = []
+        try:
+            for gate in self._gates:
+                gate.bind(self, turn.change_gate, self._clock.now)
+                bound.append(gate)
+        except BaseException:
+            for gate in bound:  # whoever keeps the exception keeps us: they are free all the same
+                gate.unbind()
+            raise
 
     # --- the route of a request ------------------------------------------------------------------------------------
 
@@ -327,12 +337,11 @@ class FlowController:
             in_flight: Counter[int] = Counter()
             for hold in list(ledger.holds.values()):
                 in_flight[hold.flow.band.priority] += hold.cost
-            limits = [gate.limit for gate in self._gates]
             return Stats(
                 queued=ledger.queued,
                 queued_bytes=ledger.queued_bytes,
                 in_flight=ledger.in_flight,
-                limit=min((limit for limit in limits if limit is not None), default=None),
+                limit=turn.limit_locked(),
                 saturation=turn.saturation_locked(),
                 flows=flows.total(),
                 bands={

@@ -165,6 +165,18 @@ class Dispatch(Sections):
                 return False
         return True
 
+    def limit_locked(self) -> int | None:
+        """The seats that there are, by the gate that has fewest; None if none counts seats."""
+        limits = [self._limit_locked(gate) for gate in self._gates]
+        return min([limit for limit in limits if limit is not None], default=None)
+
+    def _limit_locked(self, gate: Gate) -> int | None:
+        try:
+            return gate.limit
+        except Exception as error:  # noqa: BLE001 - a gate of the user's own; it is reported
+            self.news.incident("gate", error)
+            return None
+
     def saturation_locked(self) -> float:
         """How full the back end is, by the gate that says most; one that fails says 1.0."""
         return max([self._saturation_locked(gate) for gate in self._gates])

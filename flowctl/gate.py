@@ -80,6 +80,10 @@ class Gate(ABC):
                 raise ValueError("gate belongs to another controller: give each controller a gate of its own")
             self._owner, self._run, self._now = weakref.ref(owner), run, now
 
+    def unbind(self) -> None:
+        """Called if its controller could not be made."""
+        self._owner = self._run = self._now = None
+
     @final
     def change(self, act: Callable[[], None]) -> None:
         """Run a change of what it answers, under the turn, and let go whoever can go after it."""

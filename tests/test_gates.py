@@ -142,6 +142,30 @@ def test_a_gate_belongs_to_one_controller_within_a_bundle_too(make_controller: M
         make_controller(gate=MaxOf(seats, InFlight(1)))
 
 
+def test_gates_of_a_controller_that_could_not_be_made_are_free(make_controller: MakeController) -> None:
+    free, taken = ConcurrencyLimit(1), ConcurrencyLimit(1)
+    make_controller(gate=taken)
+    with pytest.raises(ValueError, match="another controller") as refused:
+        make_controller(gate=[free, taken])
+
+    assert make_controller(gate=free).stats().limit == 1
+    assert refused.value.args
+
+
+def test_statistics_bear_a_gate_that_cannot_say_its_limit(make_controller: MakeController) -> None:
+    class Broken(Gate):
+        @property
+        def limit(self) -> int | None:
+            raise LookupError
+
+        def saturation(self, load: Load) -> float:
+            return 0.0
+
+    stats = make_controller(gate=[Broken(), ConcurrencyLimit(3)]).stats()
+
+    assert (stats.limit, stats.saturation) == (3, 0.0)
+
+
 def test_a_bundle_of_nothing_or_of_one_gate_twice_is_refused() -> None:
     gate = InFlight(1)
     for wrong in ((), (gate, gate), (gate, MaxOf(gate))):
