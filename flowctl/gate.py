@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, final, runtime_checkable
 
-from flowctl import sync
 from flowctl.request import check_count
 from flowctl.stats import SignalState
 from flowctl.ticket import ReleaseOutcome
@@ -74,11 +73,10 @@ class Gate(ABC):
 
     def bind(self, owner: object, run: Change, now: Callable[[], float]) -> None:
         """Called by its controller, and again in a forked child. `ValueError` if another controller has it."""
-        with self.__dict__.setdefault("_binding", sync.Lock()):  # rank: alone
-            bound = None if self._owner is None else self._owner()
-            if bound is not None and bound is not owner:
-                raise ValueError("gate belongs to another controller: give each controller a gate of its own")
-            self._owner, self._run, self._now = weakref.ref(owner), run, now
+        bound = None if self._owner is None else self._owner()
+        if bound is not None and bound is not owner:
+            raise ValueError("gate belongs to another controller: give each controller a gate of its own")
+        self._owner, self._run, self._now = weakref.ref(owner), run, now
 
     def unbind(self) -> None:
         """Called if its controller could not be made."""
