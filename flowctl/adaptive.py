@@ -9,7 +9,6 @@ request that was caught in it (as TCP halves its window once a round trip).
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple, final
@@ -77,14 +76,15 @@ class AdaptiveLimit(SeatLimit):
         if not least <= self._limit <= most:
             raise ValueError(f"initial must be in least to most ({least} to {most}), not {initial}")
         self._estimate = Estimate(float(initial))
-        self._history: deque[LimitChange] = deque(maxlen=check_count("history", history, at_least=0))
+        self._history: tuple[LimitChange, ...] = ()  # replaced as a whole, read by anyone
+        self._kept = check_count("history", history, at_least=0)
         self._since = -math.inf  # the latest decrease
         self._begin(-math.inf)
 
     @property
     def history(self) -> Sequence[LimitChange]:
         """The latest steps, the oldest first."""
-        return tuple(self._history.copy())
+        return self._history
 
     @property
     def estimate(self) -> Estimate:
@@ -130,7 +130,8 @@ class AdaptiveLimit(SeatLimit):
         before, self._limit = self._limit, round(self._estimate.limit)
         if self._limit < before:
             self._since = now
-        self._history.append(LimitChange(now, self._limit, window))
+        if self._kept:
+            self._history = (*self._history, LimitChange(now, self._limit, window))[-self._kept :]
         return self._limit != before
 
     def _begin(self, now: float) -> None:

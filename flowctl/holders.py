@@ -110,7 +110,7 @@ class Holders(Dispatch):
 
     def _tell_locked(self) -> None:
         for notice in self.revocations.untold():
-            self.news.revoked.append(notice)
+            self.news.revoked[notice] = None
 
     def _victims_locked(self, head: Ticket, ceiling: float) -> Sequence[Hold[Flow]]:
         try:

@@ -45,7 +45,7 @@ class News:
         self._report = report
         # fed and emptied in single steps by anyone
         self.settled: deque[Ticket] = deque()
-        self.revoked: deque[Notice] = deque()
+        self.revoked: dict[Notice, None] = {}  # without a GIL a deque that changes cannot be copied
         self.incidents: deque[tuple[str, BaseException]] = deque()
         self._drainers: deque[sync.Parking] = deque()
         # the threads that are telling
@@ -89,7 +89,7 @@ class News:
         while self.revoked:
             for notice in self.revoked.copy():  # set twice rather than not at all
                 notice.event.set()
-                _discard(self.revoked, notice)
+                self.revoked.pop(notice, None)
         while (incident := _first(self.incidents)) is not None:
             self._report(*incident)
         while not holds and (parking := _first(self._drainers)) is not None:
@@ -138,13 +138,6 @@ def _move_first(source: deque[T], target: list[T]) -> bool:
     except IndexError:  # another thread was faster
         return False
     return True
-
-
-def _discard(things: deque[T], thing: T) -> None:
-    try:
-        things.remove(thing)
-    except ValueError:  # another thread was faster
-        pass
 
 
 def _first(things: deque[T]) -> T | None:

@@ -13,7 +13,6 @@ import sys
 import threading
 import traceback
 import weakref
-from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -88,8 +87,8 @@ class Flag:
     def __init__(self) -> None:
         # written by anyone, once; read by anyone
         self._is_set = False
-        # fed and emptied in single steps by anyone
-        self._waiters: deque[Parking] = deque()
+        # fed and emptied in single steps by anyone; a dict, since without a GIL a deque that changes cannot be copied
+        self._waiters: dict[Parking, None] = {}
 
     def is_set(self) -> bool:
         return self._is_set
@@ -102,16 +101,19 @@ class Flag:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until it is set, for at most so many seconds (None: for as long as that takes); True if it is."""
-        left = math.inf if timeout is None else timeout
         parking = Parking()
-        self._waiters.append(parking)
+        self._waiters[parking] = None
         try:
-            while not self._is_set and left > 0:
-                parking.wait(min(left, _SLICE))
-                left -= _SLICE
+            self._sleep(parking, math.inf if timeout is None else timeout)
         finally:
-            self._waiters.remove(parking)
+            del self._waiters[parking]
         return self._is_set
+
+    def _sleep(self, parking: Parking, seconds: float) -> None:
+        # of its own: since 3.13 an exception that comes where a loop jumps back passes by the `finally` around it
+        while not self._is_set and seconds > 0:
+            parking.wait(min(seconds, _SLICE))
+            seconds -= _SLICE
 
 
 _SLICE: Final = 1.0

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from flowctl import BandConfig, ConcurrencyLimit, Config, FlowController, FlowKey, Outcome, QueueFull, Request
+from flowctl import BandConfig, Config, FlowController, FlowKey, Outcome, QueueFull, Request
 from flowctl.policies.displacement import Backlog, Newcomer, T
 from flowctl.testing import FakeClock
 from flowctl.ticket import ReleaseOutcome, Ticket
-from tests.support import MakeController, Spawn
+from tests.support import GateOver, MakeController, Spawn
 from tests.test_flows import BoomError
 
 
@@ -89,9 +89,9 @@ def test_a_fairness_policy_that_raises_or_talks_nonsense_holds_up_its_own_band_a
 def test_a_gate_that_raises_admits_nobody_and_loses_nothing(
     clock: FakeClock, make_controller: MakeController, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    controller = make_controller(limit=2)
+    controller = make_controller(gate=GateOver(2))
     with monkeypatch.context() as patch:
-        patch.setattr(ConcurrencyLimit, "admits", raise_it)
+        patch.setattr(GateOver, "admits", raise_it)
         waiting = controller.submit(Request(FlowKey("a")), keep)
         assert (controller.stats().queued, controller.stats().in_flight) == (1, 0)
     controller.collect()

@@ -657,7 +657,7 @@ def ceilings_are_not_asked_again_when_a_band_comes(patch: Patch) -> None:
 
 
 def ceilings_are_not_asked_again_when_a_band_goes(patch: Patch) -> None:
-    patch.setattr(Turn, "bands_changed", lambda self: None)
+    patch.setattr(Turn, "see_bands", lambda self: None)
 
 
 def every_priority_may_fill_the_back_end(patch: Patch) -> None:

@@ -172,9 +172,9 @@ def test_control_a_waiter_that_looks_before_it_queues_up_is_found(
 
         if not self._is_set:
             parking: Parking = sync.Parking()
-            self._waiters.append(parking)
+            self._waiters[parking] = None
             parking.wait(1.0)
-            self._waiters.remove(parking)
+            del self._waiters[parking]
         return self._is_set
 
     monkeypatch.setattr(Flag, "wait", broken)
