@@ -196,6 +196,30 @@ class FlowController:
         """A seat now, or `Saturated`: never waits. Else as `admit`."""
         return self.admit(flow, priority=priority, cost=cost, size=size, ttl=0.0, metadata=metadata)
 
+    async def admit_async(
+        self,
+        flow: str | FlowKey,
+        *,
+        priority: int = 0,
+        cost: int = 1,
+        size: int = 0,
+        ttl: float | None = None,
+        metadata: Mapping[str, object] | None = None,
+        revocable: bool | None = None,
+    ) -> Ticket:
+        """`admit` for a task of asyncio: it waits on its own loop, and no thread is parked.
+
+        Raises what `admit` raises. A task that is cancelled while it waits has withdrawn its request, or given the
+        seat back if dispatch was faster. A seat that is free is taken without suspending. Leaving ``with ticket:``
+        never waits, and so needs no ``async with``; any thread or loop may do it.
+        """
+        from flowctl.awaiting import Waker  # noqa: PLC0415 - loads asyncio, which who comes here has loaded anyway
+
+        key = check_flow_key(flow, priority)
+        request = Request(key, cost=cost, size=size, ttl=ttl, metadata=metadata, revocable=revocable)
+        waker = Waker()
+        return await waker.granted(self.submit(request, waker))
+
     def submit(self, request: Request, on_settled: Callable[[Ticket], None]) -> Ticket:
         """Ask for a seat without waiting: `on_settled(ticket)` is called once it is granted or refused.
 

@@ -26,6 +26,7 @@ Lock = threading.Lock
 RLock = threading.RLock
 Condition = threading.Condition
 Thread = threading.Thread
+Handover = SimpleQueue  # its `put` takes no lock that a finaliser could find held
 get_ident = threading.get_ident
 
 
@@ -120,9 +121,9 @@ _SLICE: Final = 1.0
 """The longest that `Flag.wait` sleeps in one go, in seconds."""
 
 
-def start_thread(run: Callable[[], None], name: str) -> threading.Thread:
-    """Start a daemon thread. Raises `RuntimeError` where the system or an exiting interpreter has none to give."""
-    thread = threading.Thread(target=run, name=name, daemon=True)
+def start_thread(run: Callable[[], None], name: str, *, daemon: bool = True) -> threading.Thread:
+    """Start a thread. Raises `RuntimeError` where the system or an exiting interpreter has none to give."""
+    thread = threading.Thread(target=run, name=name, daemon=daemon)  # said, or it would be what its creator is
     thread.start()
     return thread
 
@@ -136,6 +137,14 @@ def stack_of(ident: int) -> str:
 def exiting() -> bool:
     """True once the main thread has ended: what waits now holds up the interpreter's exit."""
     return not threading.main_thread().is_alive()
+
+
+def before_exit(call: Callable[[], None]) -> None:
+    """Call this once the main thread has ended, before threads that are no daemons are joined. `RuntimeError` if that
+    has begun.
+    """
+    # not public, and the only way to end such threads: `atexit` comes after they were joined
+    threading._register_atexit(call)  # type: ignore[attr-defined]  # not in the stubs
 
 
 # --- locks that count ---------------------------------------------------------------------------------------------

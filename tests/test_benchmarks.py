@@ -5,12 +5,13 @@ A small part of every workload runs here, with what it asserts on the way. The m
 
 import doctest
 import random
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks import cancel, collection, dispatch, flood, gates, harness, identities, queues, resize, waiting
+from benchmarks import cancel, collection, dispatch, flood, gates, harness, identities, queues, resize, servers, waiting
 from benchmarks.__main__ import QUESTIONS
 from benchmarks.harness import (
     DEFAULT,
@@ -27,6 +28,7 @@ from benchmarks.harness import (
 )
 from benchmarks.queues import QUEUES, Crowd
 from flowctl import ConcurrencyLimit, Config, EarliestDeadline, FlowController
+from flowctl.demo.server import WORK
 
 TINY = replace(QUICK, name="tiny", pairs=1, sample=0.001, windows=1, window=0.1, cycles=1, ids=200, sizes=(10,))
 
@@ -150,8 +152,8 @@ def test_each_question_has_steps_with_names_of_their_own_and_is_explained(depth:
         assert f"| `{question.name}` |" in readme
 
 
-def test_a_quick_run_expects_to_take_a_minute_and_a_half() -> None:
-    assert sum(step.seconds for question in QUESTIONS for step in question.steps(QUICK)) < 100
+def test_a_quick_run_expects_to_take_two_minutes() -> None:
+    assert sum(step.seconds for question in QUESTIONS for step in question.steps(QUICK)) < 120
 
 
 @pytest.mark.parametrize("step", gates.steps(TINY), ids=lambda step: step.name)
@@ -271,6 +273,11 @@ def test_rows_of_queues_stand_beside_each_other() -> None:
     assert [(row.name, row.rival) for row in step.run()] == [
         (f"10 queued: {ours} to {rival}", rival) for ours, rival in queues.PAIRS
     ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its server is handed a listening socket")
+def test_a_polite_tenant_alone_is_answered_by_a_server_of_its_own() -> None:
+    assert servers.p50(servers.ALONE, 0.5) >= WORK * 1e3
 
 
 def test_as_many_flows_expire_as_are_meant_to() -> None:

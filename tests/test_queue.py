@@ -19,6 +19,9 @@ class NoDesk:
     def withdraw(self, ticket: Ticket, outcome: Outcome) -> bool:
         return False
 
+    def give_up(self, ticket: Ticket) -> None:
+        pass
+
     def notice(self, ticket: Ticket) -> Notice:
         return Notice()
 

@@ -10,16 +10,16 @@ W4  A refusal is made of constants and integers. Nothing that a client sent come
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 from collections.abc import Callable, Iterable, Iterator, Sized
 from operator import attrgetter
 from typing import Final, final
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from flowctl.controller import FlowController
-from flowctl.errors import FlowControlError, Outcome, Revoked
+from flowctl.errors import FlowControlError, Revoked
+from flowctl.integrations.asked import as_request
+from flowctl.integrations.refusal import answer_to
 from flowctl.request import FlowKey, Request, WaitingRoom, check_count
 from flowctl.ticket import ReleaseOutcome, Ticket
 
@@ -66,12 +66,7 @@ class FlowControlMiddleware:
         max_waiting_threads: int | None = None,
         max_waiting_per_flow: int | None = None,
     ) -> None:
-        if not callable(app):
-            raise TypeError(f"app must be a WSGI application, not {app!r}")
-        if not isinstance(controller, FlowController):
-            raise TypeError(f"controller must be a FlowController, not {controller!r}")
-        if not callable(classify):
-            raise TypeError(f"classify must be callable, not {classify!r}")
+        check_parts(app, controller, classify)
         for name, count in (
             ("threads", threads),
             ("max_waiting_threads", max_waiting_threads),
@@ -90,7 +85,7 @@ class FlowControlMiddleware:
         self._opened: dict[str, WaitingRoom] = {}
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        asked = self._asked(environ)
+        asked = as_request(self._classify(environ))
         try:
             ticket = self._controller.admit(
                 asked.flow,
@@ -103,34 +98,8 @@ class FlowControlMiddleware:
                 revocable=asked.revocable,
             )
         except FlowControlError as refusal:
-            return _refuse(refusal, environ, start_response)
-        environ[TICKET] = ticket
-        try:
-            result = self._app(environ, start_response)
-        except Revoked as revoked:
-            ticket.release("ignored")
-            if not ticket.is_revoked:
-                raise  # somebody else's
-            return _refuse(revoked, environ, start_response, revoked)
-        except BaseException:
-            ticket.release("dropped")
-            raise
-        if _is_wrapped_file(result, environ):
-            ticket.release()
-            return result
-        return _SizedBody(result, ticket) if isinstance(result, Sized) else _Body(result, ticket)
-
-    def _asked(self, environ: WSGIEnvironment) -> Request:
-        named = self._classify(environ)
-        if isinstance(named, str):
-            return Request(FlowKey(named))
-        if isinstance(named, FlowKey):
-            return Request(named)
-        if not isinstance(named, Request):
-            raise TypeError(f"classify must return a str, a FlowKey or a Request, not a {type(named).__name__}")
-        if named.received_at is not None:
-            raise ValueError("classify must return a Request whose received_at is None: it is received now")
-        return named
+            return refuse(refusal, environ, start_response)
+        return serve_seated(self._app, ticket, environ, start_response)
 
     def _room(self, environ: WSGIEnvironment) -> WaitingRoom:
         try:
@@ -148,6 +117,37 @@ class FlowControlMiddleware:
                 logger.warning("the server does not tell how many threads it has, taken for %d: say threads=", threads)
             limit = max(1, threads // 2)
         return WaitingRoom(limit, self._max_waiting_per_flow or max(1, limit // 4))
+
+
+def check_parts(app: object, controller: object, classify: object) -> None:
+    """Raise `TypeError` for what cannot be served."""
+    if not callable(app):
+        raise TypeError(f"app must be a WSGI application, not {app!r}")
+    if not isinstance(controller, FlowController):
+        raise TypeError(f"controller must be a FlowController, not {controller!r}")
+    if not callable(classify):
+        raise TypeError(f"classify must be callable, not {classify!r}")
+
+
+def serve_seated(
+    app: WSGIApplication, ticket: Ticket, environ: WSGIEnvironment, start_response: StartResponse
+) -> Iterable[bytes]:
+    """Call the application with a ticket that was granted; its response gives the seat back (W1)."""
+    environ[TICKET] = ticket
+    try:
+        result = app(environ, start_response)
+    except Revoked as revoked:
+        ticket.release("ignored")
+        if not ticket.is_revoked:
+            raise  # somebody else's
+        return refuse(revoked, environ, start_response, revoked)
+    except BaseException:
+        ticket.release("dropped")
+        raise
+    if _is_wrapped_file(result, environ):
+        ticket.release()
+        return result
+    return _SizedBody(result, ticket) if isinstance(result, Sized) else _Body(result, ticket)
 
 
 def _threads_told(environ: WSGIEnvironment) -> int | None:
@@ -238,48 +238,19 @@ class _SizedBody(_Body):
 
 # --- what was refused ---------------------------------------------------------------------------------------------
 
-_STATUS: Final = {429: "Too Many Requests", 503: "Service Unavailable"}
 
-_DETAIL: Final = {
-    Outcome.REJECTED_CAPACITY: "The queue is full. The request was not queued.",
-    Outcome.REJECTED_SATURATED: "There is no free capacity now. The request was not queued.",
-    Outcome.REJECTED_EXPIRED: "The request came after its deadline. It was not queued.",
-    Outcome.REJECTED_CLOSED: "The service is shutting down. The request was not queued.",
-    Outcome.REJECTED_OTHER: "The request could not be queued.",
-    Outcome.EVICTED_TTL: "The request waited until its deadline and was not served.",
-    Outcome.EVICTED_CANCELLED: "The request was cancelled while it was queued.",
-    Outcome.EVICTED_DISPLACED: "The request was queued and made room for another one.",
-    Outcome.EVICTED_CLOSED: "The service is shutting down. The request was queued and was not served.",
-    Outcome.REVOKED: "The request was asked to stop.",
-}
-
-
-def _refuse(
+def refuse(
     refusal: FlowControlError,
     environ: WSGIEnvironment,
     start_response: StartResponse,
     instead_of: BaseException | None = None,
 ) -> list[bytes]:
     """Answer for the application, with problem details (RFC 9457). `instead_of`: what it raised, if it was called."""
-    # 499 is for logs: nobody is there to read it, and it is no status that a server has to know
-    status = refusal.http_status if refusal.http_status in _STATUS else 503
-    problem: dict[str, str | int] = {
-        "type": "about:blank",
-        "title": _STATUS[status],
-        "status": status,
-        "detail": _DETAIL[refusal.outcome],
-        "outcome": refusal.outcome.value,
-    }
-    if refusal.scope is not None:
-        problem["scope"] = refusal.scope
-    body = json.dumps(problem).encode("ascii")
-    headers = [("Content-Type", "application/problem+json"), ("Content-Length", str(len(body)))]
-    if refusal.retry_after is not None:
-        headers.append(("Retry-After", str(max(1, math.ceil(refusal.retry_after)))))
+    answer = answer_to(refusal)
     if instead_of is None:
-        start_response(f"{status} {_STATUS[status]}", headers)
+        start_response(f"{answer.status} {answer.title}", answer.headers)
     else:  # it may have answered already: then the server says whether that can be taken back
         trace = instead_of.__traceback__
         assert trace is not None
-        start_response(f"{status} {_STATUS[status]}", headers, (type(instead_of), instead_of, trace))
-    return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+        start_response(f"{answer.status} {answer.title}", answer.headers, (type(instead_of), instead_of, trace))
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [answer.body]

@@ -3,69 +3,15 @@
 from __future__ import annotations
 
 import http.client
-import json
-import socket
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import NamedTuple, final
+from collections.abc import Iterator
 
 import pytest
 
-from tests.support import PATIENCE, Spawn
-
-ROOT = Path(__file__).parents[2]
+from tests.servers.client import Server, serving
+from tests.support import Spawn
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a listening socket is handed down to the server")
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def problem(self) -> dict[str, object]:
-        problem: dict[str, object] = json.loads(self.body)
-        return problem
-
-
-@final
-class Server:
-    """A client of a running server. The socket was listening before the server was there: nobody has to poll for it."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-
-    def connect(self, path: str, tenant: str = "anybody", method: str = "GET") -> http.client.HTTPConnection:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
-        connection.request(method, path, headers={"X-Tenant": tenant})
-        return connection
-
-    def ask(self, path: str, tenant: str = "anybody", method: str = "GET") -> Answer:
-        """The whole answer to one request, over a connection of its own."""
-        connection = self.connect(path, tenant, method)
-        try:
-            response = connection.getresponse()
-            return Answer(response.status, dict(response.getheaders()), response.read())
-        finally:
-            connection.close()
-
-    def stats(self, name: str) -> int:
-        stats: dict[str, int] = json.loads(self.ask("/stats").body)
-        return stats[name]
-
-    def wait_until(self, name: str, value: int) -> None:
-        """Ask until a number of the controller's is as it should be: each time is a round trip through the server."""
-        until(lambda: self.stats(name) == value, f"{name} == {value}")
-
-
-def until(true: Callable[[], bool], what: str) -> None:
-    patience_ends = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < patience_ends, f"not within {PATIENCE} s: {what}"
 
 
 def test_a_request_is_served(server: Server) -> None:
@@ -166,25 +112,9 @@ def test_half_of_the_threads_wait_and_the_others_still_answer(server: Server, sp
 
 @pytest.fixture(params=["waitress", "gunicorn"])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server of each kind, of its own for each test; after it nothing is in flight, and the process is gone."""
-    with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
-        fd = listening.fileno()
-        process = subprocess.Popen(command(request.param, fd), cwd=ROOT, pass_fds=[fd])
-        port: int = listening.getsockname()[1]
-        try:
-            server = Server(port)
-            yield server
-            server.wait_until("in_flight", 0)
-            server.wait_until("queued", 0)
-            assert server.stats("repairs") == server.stats("abandoned") == 0
-        finally:
-            process.terminate()
-            try:
-                process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                raise
+    """A server of each kind, of its own for each test."""
+    with serving(lambda fd: command(request.param, fd)) as server:
+        yield server
 
 
 def command(kind: str, fd: int) -> list[str]:

@@ -20,7 +20,7 @@ from flowctl import (
     Request,
 )
 from flowctl.errors import error_for
-from flowctl.integrations.wsgi import _refuse
+from flowctl.integrations.wsgi import refuse
 from flowctl.testing import FakeClock
 from tests.servers.exchange import Exchange, a_list, environment, impatient, protected, raising
 from tests.support import MakeController, Spawn
@@ -31,7 +31,7 @@ REFUSALS = [outcome for outcome in Outcome if outcome is not Outcome.DISPATCHED]
 @pytest.mark.parametrize("outcome", REFUSALS, ids=lambda outcome: outcome.value)
 def test_every_refusal_is_a_problem_of_constants_and_integers(outcome: Outcome) -> None:
     refusal = error_for(outcome)("secret-tenant\r\nSet-Cookie: x", key=FlowKey("secret-tenant\r\nSet-Cookie: x"))
-    exchange = Exchange(validator(lambda environ, start_response: _refuse(refusal, environ, start_response)))
+    exchange = Exchange(validator(lambda environ, start_response: refuse(refusal, environ, start_response)))
     problem = exchange.problem()
     status, _, title = exchange.status.partition(" ")
 
@@ -48,14 +48,14 @@ def test_every_refusal_is_a_problem_of_constants_and_integers(outcome: Outcome) 
 @pytest.mark.parametrize(("seconds", "header"), [(0.0, "1"), (0.2, "1"), (1.0, "1"), (1.01, "2"), (29.5, "30")])
 def test_retry_after_is_whole_seconds_rounded_up_and_never_none_at_all(seconds: float, header: str) -> None:
     refusal = QueueFull(retry_after=seconds)
-    exchange = Exchange(lambda environ, start_response: _refuse(refusal, environ, start_response))
+    exchange = Exchange(lambda environ, start_response: refuse(refusal, environ, start_response))
 
     assert exchange.headers["Retry-After"] == header
 
 
 def test_a_refusal_of_head_has_the_headers_and_no_body() -> None:
     get, head = (
-        Exchange(lambda environ, start_response: _refuse(Cancelled(), environ, start_response), environment(method))
+        Exchange(lambda environ, start_response: refuse(Cancelled(), environ, start_response), environment(method))
         for method in ("GET", "HEAD")
     )
 
@@ -72,7 +72,7 @@ def test_a_refusal_names_the_limit_that_was_met(make_controller: MakeController,
     assert exchange.problem()["scope"] == "flow"
 
 
-def test_a_request_that_may_not_wait_is_refused_at_once(controller: FlowController) -> None:
+def test_a_request_that_may_not_wait_isrefused_at_once(controller: FlowController) -> None:
     with controller.admit("other"):
         exchange = Exchange(protected(raising(AssertionError), controller, classify=impatient))
 
@@ -92,7 +92,7 @@ def test_a_displaced_request_is_told_so(make_controller: MakeController, clock: 
     high.result().release()
 
 
-def test_after_close_a_request_is_refused_as_unavailable(controller: FlowController) -> None:
+def test_after_close_a_request_isrefused_as_unavailable(controller: FlowController) -> None:
     controller.close()
     exchange = Exchange(protected(raising(AssertionError), controller))
 

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 UNWANTED = (
     "asyncio",
     "cattrs",
+    "concurrent.futures",
     "http",
     "multiprocessing",
     "prometheus_client",

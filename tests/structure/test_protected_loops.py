@@ -36,7 +36,8 @@ def unprotected_jumps(code: types.CodeType) -> Iterator[str]:
         return target if target is None or begins[target] == "PUSH_EXC_INFO" else handler(target)
 
     for instruction in dis.get_instructions(code):
-        if instruction.opname.startswith("JUMP_BACKWARD"):
+        # that of an `await` (NO_INTERRUPT) lets no exception in
+        if instruction.opname.startswith("JUMP_BACKWARD") and not instruction.opname.endswith("_NO_INTERRUPT"):
             assert isinstance(instruction.argval, int)
             if handler(instruction.argval) not in (None, handler(instruction.offset)):
                 yield f"{code.co_filename}: {code.co_qualname}, line {instruction.positions}"
