@@ -36,8 +36,10 @@ def unprotected_jumps(code: types.CodeType) -> Iterator[str]:
         return target if target is None or begins[target] == "PUSH_EXC_INFO" else handler(target)
 
     for instruction in dis.get_instructions(code):
-        # that of an `await` (NO_INTERRUPT) lets no exception in
-        if instruction.opname.startswith("JUMP_BACKWARD") and not instruction.opname.endswith("_NO_INTERRUPT"):
+        # that of an `await` (NO_INTERRUPT) lets no exception in; 3.12 adds one without a line, for an awaitable that
+        # returns what is thrown into it, and no future does
+        is_loop = instruction.positions is not None and instruction.positions.lineno is not None
+        if instruction.opname in ("JUMP_BACKWARD", "JUMP_BACKWARD_NO_JIT") and is_loop:
             assert isinstance(instruction.argval, int)
             if handler(instruction.argval) not in (None, handler(instruction.offset)):
                 yield f"{code.co_filename}: {code.co_qualname}, line {instruction.positions}"
