@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 from flowctl import sync
 from flowctl.band import NOBODY, PriorityBand
@@ -24,8 +25,12 @@ from flowctl.gate import Gate, Learner
 from flowctl.lease import to_ms
 from flowctl.news import News
 from flowctl.policies.ceiling import Static, checked_ceilings
+from flowctl.policies.revocation import Revocation
+from flowctl.revocation import Revocations
 from flowctl.sections import Act, Sections
 from flowctl.ticket import Hold, ReleaseOutcome, Ticket, Wait
+
+T = TypeVar("T")
 
 DISPATCHED: Final = Outcome.DISPATCHED  # bound once: on 3.11 each look at an enum's member costs 100 ns
 _TRY_AGAIN: Final = (Outcome.EVICTED_TTL, Outcome.EVICTED_DISPLACED)
@@ -37,7 +42,18 @@ SETTLED_A_SECTION: Final = 64
 class Dispatch(Sections):
     """The round, and what it is made of."""
 
-    __slots__ = ("_ceilings", "_clock", "_config", "_gates", "_learners", "_priorities", "_sure_seats", "_watches")
+    __slots__ = (
+        "_ceilings",
+        "_clock",
+        "_config",
+        "_gates",
+        "_learners",
+        "_notes_grants",
+        "_priorities",
+        "_sure_seats",
+        "_watches",
+        "revocations",
+    )
 
     def __init__(
         self,
@@ -55,9 +71,11 @@ class Dispatch(Sections):
         self._gates = tuple(gates)
         self._learners = tuple(gate for gate in gates if isinstance(gate, Learner))
         self._watches = config.watches
+        self._notes_grants = self._watches or bool(self._learners)  # when, and by whom
         self._clock = clock
         self._priorities = priorities
         # guarded by lock
+        self.revocations = Revocations(config.revocation or Revocation())
         self._sure_seats = 0  # the least that a gate promises
         self._ceilings: dict[int, float] = {}  # by priority; replaced by an empty one where a band has gone
 
@@ -169,27 +187,24 @@ class Dispatch(Sections):
 
     def limit_locked(self) -> int | None:
         """The seats that there are, by the gate that has fewest; None if none counts seats."""
-        limits = [self._limit_locked(gate) for gate in self._gates]
+        limits = [self._said_by_gate(partial(_limit_of, gate), None) for gate in self._gates]
         return min([limit for limit in limits if limit is not None], default=None)
 
-    def _limit_locked(self, gate: Gate) -> int | None:
+    def _said_by_gate(self, ask: Callable[[], T], instead: T) -> T:
+        """What asking a gate returns; or, and an incident, something else if it raises."""
         try:
-            return gate.limit
+            return ask()
         except Exception as error:  # noqa: BLE001 - a gate of the user's own; it is reported
             self.news.incident("gate", error)
-            return None
+            return instead
 
     def saturation_locked(self) -> float:
         """How full the back end is, by the gate that says most; one that fails says 1.0."""
-        return max([self._saturation_locked(gate) for gate in self._gates])
+        return max([self._said_by_gate(partial(self._saturation_by, gate), 1.0) for gate in self._gates])
 
-    def _saturation_locked(self, gate: Gate) -> float:
-        try:
-            said = gate.saturation(self.ledger)
-            return 1.0 if math.isnan(said) else max(float(said), 0.0)
-        except Exception as error:  # noqa: BLE001 - a gate of the user's own; it is reported
-            self.news.incident("gate", error)
-            return 1.0
+    def _saturation_by(self, gate: Gate) -> float:
+        said = gate.saturation(self.ledger)
+        return 1.0 if math.isnan(said) else max(float(said), 0.0)
 
     def _ceiling_locked(self, priority: int) -> float:
         """How full the back end may be for this priority."""
@@ -257,3 +272,7 @@ class Dispatch(Sections):
     def _expire_locked(self, now: float) -> None:
         for ticket in self.ledger.pop_due(now, SETTLED_A_SECTION):
             self._evict_locked(ticket, Outcome.EVICTED_TTL, now)
+
+
+def _limit_of(gate: Gate) -> int | None:
+    return gate.limit

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
-from flowctl import sync
-from flowctl.clock import Clock
-from flowctl.config import Config
 from flowctl.dispatch import DISPATCHED, Dispatch
 from flowctl.flow import Flow
-from flowctl.gate import Gate
 from flowctl.ledger import Ledger
-from flowctl.news import News
-from flowctl.policies.revocation import Revocation
 from flowctl.request import FlowKey
-from flowctl.revocation import Revocations
 from flowctl.ticket import Hold, Notice, Ticket
 
 
@@ -32,21 +26,7 @@ class Overdue(NamedTuple):
 class Holders(Dispatch):
     """Who holds seats."""
 
-    __slots__ = ("revocations",)
-
-    def __init__(
-        self,
-        config: Config,
-        gates: Sequence[Gate],
-        clock: Clock,
-        news: News,
-        *,
-        priorities: Callable[[], Iterable[int]],
-        lock: sync.Mutex | None = None,
-    ) -> None:
-        super().__init__(config, gates, clock, news, priorities=priorities, lock=lock)
-        # guarded by lock
-        self.revocations = Revocations(config.revocation or Revocation())
+    __slots__ = ()
 
     def is_held(self, ticket: Ticket) -> bool:
         """Has the ticket a hold that nobody gave back?"""
@@ -99,25 +79,21 @@ class Holders(Dispatch):
         self._tell_locked()  # whom an exception kept from being told
         revocations.look_after(ledger, now)
         if most is not None:
-            for hold in [hold for hold in list(ledger.holds.values()) if hold.cost and now - hold.since > most]:
+            for hold in _held_longer(ledger, most, now):
                 revocations.ask(hold, f"it holds its seats for more than {most} s", now)
         head = self._head_locked()
         if head is not None and self._config.revocation is not None:
             priority = head.key.priority
-            for hold in self._victims_locked(head, self._ceiling_locked(priority)):
+            ceiling = self._ceiling_locked(priority)
+            victims = partial(revocations.victims, ledger, self._gates, head, ceiling)
+            nobody: list[Hold[Flow]] = []
+            for hold in self._said_by_gate(victims, nobody):
                 revocations.ask(hold, f"a request of priority {priority} waits", now)
         self._tell_locked()
 
     def _tell_locked(self) -> None:
         for notice in self.revocations.untold():
             self.news.revoked[notice] = None
-
-    def _victims_locked(self, head: Ticket, ceiling: float) -> Sequence[Hold[Flow]]:
-        try:
-            return self.revocations.victims(self.ledger, self._gates, head, ceiling)
-        except Exception as error:  # noqa: BLE001 - a gate of the user's own; it is reported
-            self.news.incident("gate", error)
-            return ()
 
     def _head_locked(self) -> Ticket | None:
         """Who is next, if anybody waits who is not paused."""
@@ -134,8 +110,12 @@ class Holders(Dispatch):
             now = self._now()
             return [
                 Overdue(hold.serial, hold.flow.key, hold.cost, now - hold.since, hold.thread)
-                for hold in list(ledger.holds.values())
-                if hold.cost and now - hold.since > most
+                for hold in _held_longer(ledger, most, now)
             ]
 
         return self.read(look)
+
+
+def _held_longer(ledger: Ledger, seconds: float, now: float) -> list[Hold[Flow]]:
+    """The holds whose seats were granted longer ago than that."""
+    return [hold for hold in list(ledger.holds.values()) if hold.cost and now - hold.since > seconds]

@@ -65,10 +65,7 @@ class News:
 
     def tell(self, holds: Sized) -> None:
         """Tell all there is. Costs little if there is nothing."""
-        if not self.settled and not self.incidents and not self._drainers and not self.revoked:
-            return
-        me = sync.get_ident()
-        while self._has_news(holds) and me not in self._tellers:
+        while self._has_news(holds) and (me := sync.get_ident()) not in self._tellers:
             telling: list[Ticket] = []
             try:
                 self._tellers.add(me)

@@ -121,15 +121,25 @@ def check_count(name: str, count: object, *, at_least: int) -> int:
 
 def check_seconds(name: str, seconds: object) -> float:
     """A finite number of seconds, as a `float`."""
-    if not isinstance(seconds, int | float) or isinstance(seconds, bool):
-        raise TypeError(f"{name} must be a number of seconds, not {shown(seconds)}")
+    return check_number(name, seconds, "a number of seconds")
+
+
+def check_number(name: str, value: object, what: str = "a number") -> float:
+    """A finite number, as an exact `float`."""
+    number = to_float(name, value, what)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, not {shown(value)}")
+    return number
+
+
+def to_float(name: str, value: object, what: str = "a number") -> float:
+    """A number as an exact `float`, which may be NaN or infinite, as an int beyond every float is."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} must be {what}, not {shown(value)}")
     try:
-        finite = math.isfinite(seconds)
-    except OverflowError:  # an int beyond every float
-        finite = False
-    if not finite:
-        raise ValueError(f"{name} must be finite, not {shown(seconds)}")
-    return float(seconds)
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def check_ttl(ttl: object, name: str = "ttl") -> float | None:

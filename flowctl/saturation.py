@@ -6,12 +6,11 @@ G2  What is no number is never let in: the sample before counts until it is stal
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple, final
 
 from flowctl.gate import Gate, Load
-from flowctl.request import check_seconds, shown
+from flowctl.request import check_number, check_seconds, shown
 from flowctl.stats import SignalState
 
 Failure = Literal["closed", "open"]
@@ -58,7 +57,7 @@ class Saturation(Gate):
         self.interval = check_seconds("interval", interval)
         self._stale_after = check_seconds("stale_after", stale_after)
         self._when_stale = 1.0 if on_failure == "closed" else 0.0
-        self._credit = _number("credit", credit)
+        self._credit = check_number("credit", credit)
         for field, number in (("interval", self.interval), ("credit", self._credit)):
             if number <= 0:
                 raise ValueError(f"{field} must be above 0, not {number}")
@@ -76,7 +75,7 @@ class Saturation(Gate):
         """
         asked = self._time()  # before, not after: nobody knows how long an answer that took its time was on the way
         try:
-            value = max(_number("a saturation", self._source()), 0.0)
+            value = max(check_number("a saturation", self._source()), 0.0)
         except BaseException as error:
             self.failures += 1
             self._error = _told(error)
@@ -119,19 +118,6 @@ class Saturation(Gate):
 
     def _time(self) -> float:
         return 0.0 if self._now is None else self._now()
-
-
-def _number(name: str, value: object) -> float:
-    """A finite number as an exact `float`."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, not {shown(value)}")
-    try:
-        number = float(value)
-    except OverflowError:  # an int beyond every float
-        number = math.inf
-    if not math.isfinite(number):
-        raise ValueError(f"{name} must be finite, not {shown(value)}")
-    return number
 
 
 def _told(error: BaseException) -> str:

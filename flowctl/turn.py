@@ -52,15 +52,13 @@ class Turn(Holders):
                 value = flow.word.value
                 if value >= PINNABLE_BELOW:
                     return False
-                since = self._now() if self._learners or self._watches else 0.0
-                thread = sync.get_ident() if self._watches else 0
+                if self._notes_grants:
+                    hold.since, hold.thread = self._now(), sync.get_ident()
                 # plain stores from here on: no exception can come between them, and no handler
                 ledger.serial = serial = ledger.serial + 1
                 hold.flow = flow
                 hold.serial = serial
                 hold.cost = ticket.cost
-                hold.since = since
-                hold.thread = thread
                 hold.returned = False
                 ticket.serial = serial
                 ledger.holds[serial] = hold

@@ -6,7 +6,6 @@ import concurrent.futures
 import gc
 import os
 import random
-import signal
 import subprocess
 import sys
 import threading
@@ -42,7 +41,7 @@ from flowctl.executor import FlowExecutor
 from flowctl.news import Observer
 from flowctl.testing import FakeClock
 from flowctl.ticket import ReleaseOutcome
-from tests.support import PATIENCE, MakeController, Spawn, wait_for, without_cycle_collector
+from tests.support import PATIENCE, MakeController, Spawn, true_in_child, wait_for, without_cycle_collector
 
 ROOT = Path(__file__).parents[1]
 EXECUTOR_THREADS = "FlowExecutor"
@@ -649,19 +648,6 @@ def test_nothing_of_a_call_is_kept_once_it_is_done(executor: FlowExecutor, task:
 
 
 # --- processes --------------------------------------------------------------------------------------------------------
-
-
-def true_in_child(story: Callable[[], bool]) -> bool:
-    """Fork, and say whether the story came true in the child, within ten seconds."""
-    child = os.fork()
-    if child == 0:
-        signal.alarm(10)
-        came_true = False
-        try:
-            came_true = story()
-        finally:
-            os._exit(0 if came_true else 1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")

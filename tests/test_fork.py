@@ -13,25 +13,12 @@ import pytest
 
 from flowctl import ConcurrencyLimit, Config, FlowController, FlowKey, Request, Ticket, sync
 from tests.proof import Proof
-from tests.support import Spawn
+from tests.support import Spawn, true_in_child
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here"),
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
-
-
-def true_in_child(story: Callable[[], bool]) -> bool:
-    """Fork, and say whether the story came true in the child, within ten seconds."""
-    child = os.fork()
-    if child == 0:
-        signal.alarm(10)
-        came_true = False
-        try:
-            came_true = story()
-        finally:
-            os._exit(0 if came_true else 1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def submit(controller: FlowController, flow: str = "b") -> Ticket:

@@ -18,7 +18,7 @@ from typing import Final, final
 from flowctl.awaiting import Waker
 from flowctl.controller import FlowController
 from flowctl.errors import FlowControlError, Revoked
-from flowctl.integrations.asked import as_request
+from flowctl.integrations.asked import as_request, check_parts
 from flowctl.integrations.inbox import Inbox
 from flowctl.integrations.refusal import answer_to
 from flowctl.request import FlowKey, Request
@@ -59,12 +59,7 @@ class FlowControlASGIMiddleware:
     """
 
     def __init__(self, app: Application, controller: FlowController, *, classify: Classifier) -> None:
-        if not callable(app):
-            raise TypeError(f"app must be an ASGI application, not {app!r}")
-        if not isinstance(controller, FlowController):
-            raise TypeError(f"controller must be a FlowController, not {controller!r}")
-        if not callable(classify):
-            raise TypeError(f"classify must be callable, not {classify!r}")
+        check_parts(app, controller, classify, kind="an ASGI application")
         # fixed after construction
         self._app = app
         self._controller = controller

@@ -1,8 +1,19 @@
-"""What a classifier says of a request, as all that can be asked for."""
+"""What a middleware is given: its parts, and what a classifier says of a request, as all that can be asked for."""
 
 from __future__ import annotations
 
+from flowctl.controller import FlowController
 from flowctl.request import FlowKey, Request
+
+
+def check_parts(app: object, controller: object, classify: object, *, kind: str) -> None:
+    """Raise `TypeError` for what cannot be served. `kind`: what `app` is to be."""
+    if not callable(app):
+        raise TypeError(f"app must be {kind}, not {app!r}")
+    if not isinstance(controller, FlowController):
+        raise TypeError(f"controller must be a FlowController, not {controller!r}")
+    if not callable(classify):
+        raise TypeError(f"classify must be callable, not {classify!r}")
 
 
 def as_request(named: object) -> Request:

@@ -27,10 +27,10 @@ from waitress.task import Task, ThreadedTaskDispatcher, WSGITask
 from flowctl import sync
 from flowctl.controller import FlowController
 from flowctl.errors import Cancelled, ClosedWhileQueued, ControllerClosed, FlowControlError, Outcome
-from flowctl.integrations.asked import as_request
+from flowctl.integrations.asked import as_request, check_parts
 from flowctl.integrations.crew import Crew
 from flowctl.integrations.waitress_channel import PASSED, FlowChannel, Recorded, Visit, fail, give_answer, let_pass
-from flowctl.integrations.wsgi import Classifier, check_parts, refuse, serve_seated
+from flowctl.integrations.wsgi import Classifier, refuse, serve_seated
 from flowctl.request import Request, check_ttl
 from flowctl.ticket import Ticket
 
@@ -116,7 +116,7 @@ class FlowTaskDispatcher(ThreadedTaskDispatcher):
         self, app: WSGIApplication, controller: FlowController, *, classify: Classifier, grace: float = GRACE
     ) -> None:
         super().__init__()
-        check_parts(app, controller, classify)
+        check_parts(app, controller, classify, kind="a WSGI application")
         seconds = check_ttl(grace, "grace")
         # fixed after construction
         self._app = app

@@ -18,7 +18,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from flowctl.controller import FlowController
 from flowctl.errors import FlowControlError, Revoked
-from flowctl.integrations.asked import as_request
+from flowctl.integrations.asked import as_request, check_parts
 from flowctl.integrations.refusal import answer_to
 from flowctl.request import FlowKey, Request, WaitingRoom, check_count
 from flowctl.ticket import ReleaseOutcome, Ticket
@@ -66,7 +66,7 @@ class FlowControlMiddleware:
         max_waiting_threads: int | None = None,
         max_waiting_per_flow: int | None = None,
     ) -> None:
-        check_parts(app, controller, classify)
+        check_parts(app, controller, classify, kind="a WSGI application")
         for name, count in (
             ("threads", threads),
             ("max_waiting_threads", max_waiting_threads),
@@ -117,16 +117,6 @@ class FlowControlMiddleware:
                 logger.warning("the server does not tell how many threads it has, taken for %d: say threads=", threads)
             limit = max(1, threads // 2)
         return WaitingRoom(limit, self._max_waiting_per_flow or max(1, limit // 4))
-
-
-def check_parts(app: object, controller: object, classify: object) -> None:
-    """Raise `TypeError` for what cannot be served."""
-    if not callable(app):
-        raise TypeError(f"app must be a WSGI application, not {app!r}")
-    if not isinstance(controller, FlowController):
-        raise TypeError(f"controller must be a FlowController, not {controller!r}")
-    if not callable(classify):
-        raise TypeError(f"classify must be callable, not {classify!r}")
 
 
 def serve_seated(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, final
 
-from flowctl.request import check_priority, shown
+from flowctl.request import check_priority, shown, to_float
 
 
 class Ceilings(Protocol):
@@ -63,7 +62,7 @@ class Holdback:
             if self.by != "rank":
                 raise ValueError("by must not be said beside a mapping, which says all")
             return
-        reserve = _check_number("reserve", self.reserve, "a number or a mapping of priority to ceiling")
+        reserve = to_float("reserve", self.reserve, "a number or a mapping of priority to ceiling")
         if not 0 <= reserve < 1:
             raise ValueError(f"reserve must be at least 0, and below 1, not {shown(self.reserve)}")
         object.__setattr__(self, "reserve", reserve)
@@ -123,17 +122,7 @@ def _check_map(ceilings: Mapping[int, float]) -> dict[int, float]:
 
 
 def _check_ceiling(name: str, part: object) -> float:
-    number = _check_number(name, part, "a number")
+    number = to_float(name, part)
     if not 0 < number <= 1:
         raise ValueError(f"{name} must be above 0, and at most 1, not {shown(part)}")
     return number
-
-
-def _check_number(name: str, value: object, what: str) -> float:
-    """An exact `float`; NaN where an int is beyond every float, which no range has."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be {what}, not {shown(value)}")
-    try:
-        return float(value)
-    except OverflowError:
-        return math.nan

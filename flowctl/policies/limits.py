@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, final
 
-from flowctl.request import check_count, shown
+from flowctl.request import check_count, shown, to_float
 
 
 @final
@@ -202,11 +202,5 @@ _WEIGHT: _Rule = ("above 0 and at most 1", lambda value: 0 < value <= 1)
 
 
 def _require(name: str, value: object, rule: str, holds: Callable[[float], bool]) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number, not {shown(value)}")
-    try:
-        number = float(value)
-    except OverflowError:  # an int beyond every float
-        number = math.inf
-    if not holds(number):
+    if not holds(to_float(name, value)):
         raise ValueError(f"{name} must be {rule}, not {shown(value)}")

@@ -183,10 +183,8 @@ def two_resizes_and_a_creator() -> Scenario:
 # --- bands ---------------------------------------------------------------------------------------------------------
 
 
-def a_retirement_a_known_flow_and_a_collector() -> Scenario:
-    """Whoever comes after the retirement goes to another band, and whoever came before is served."""
-    stage = Stage(fixed(), limit=2)
-    stage.idle_flow("a", priority=5)
+def use_and_retire(stage: Stage) -> tuple[Callable[[], None], Callable[[], None]]:
+    """A request of band 5, and its retirement: whoever begins after that is not served in it."""
     retired = SharedValue(value=False)
 
     def use() -> None:
@@ -199,33 +197,28 @@ def a_retirement_a_known_flow_and_a_collector() -> Scenario:
     def retire() -> None:
         stage.controller.retire_band(5)
         retired.set(True)
+
+    return use, retire
+
+
+def a_retirement_a_known_flow_and_a_collector() -> Scenario:
+    """Whoever comes after the retirement goes to another band, and whoever came before is served."""
+    stage = Stage(fixed(), limit=2)
+    stage.idle_flow("a", priority=5)
 
     def at_end() -> None:
         stage.controller.collect()
         stage.controller.collect()
         assert stage.controller.bands() == [0], "L6: a retired band that nobody uses stays"
 
-    return ending(stage, at_end, use, retire, stage.collect)
+    return ending(stage, at_end, *use_and_retire(stage), stage.collect)
 
 
 def a_retirement_and_a_known_flow_on_the_fast_path() -> Scenario:
     """The same without a collector: the flow is found, and only its band says that it is too late."""
     stage = Stage(fixed(), limit=2)
     stage.use("a", priority=5)
-    retired = SharedValue(value=False)
-
-    def use() -> None:
-        is_late = retired.get()
-        ticket = stage.admit("a", priority=5)
-        assert ticket is not None
-        assert not (is_late and ticket.key.priority == 5), "a retired band takes a new request"
-        stage.release(ticket)
-
-    def retire() -> None:
-        stage.controller.retire_band(5)
-        retired.set(True)
-
-    return stage.scenario(use, retire)
+    return stage.scenario(*use_and_retire(stage))
 
 
 def a_revival_a_request_and_a_collector() -> Scenario:

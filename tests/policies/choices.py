@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -224,14 +224,15 @@ def written(document: str, name: str, table: str) -> str:
     return marked.sub(lambda found: f"{found[1]}{table}\n{found[2]}", document)
 
 
-def main() -> None:
-    document = DOCUMENT.read_text("utf-8")
-    for make in TABLES:
+def write(path: Path, tables: Iterable[Callable[[], Rows]]) -> None:
+    """Make these tables anew, show them, and write them into the document."""
+    document = path.read_text("utf-8")
+    for make in tables:
         table = markdown(make())
         print(f"{make.__name__}: {make.__doc__}\n{table}\n")
         document = written(document, make.__name__, table)
-    DOCUMENT.write_text(document, "utf-8")
+    path.write_text(document, "utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    write(DOCUMENT, TABLES)

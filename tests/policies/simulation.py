@@ -5,8 +5,6 @@ request takes 50 ms, 30% more or less, as long as there are no more in flight th
 it: n requests take n / capacity times as long. 64 clients always want one more. The capacity changes twice.
 """
 
-# ruff: noqa: T201 - it talks to a terminal
-
 from __future__ import annotations
 
 import heapq
@@ -25,7 +23,7 @@ from flowctl.adaptive import AdaptiveLimit
 from flowctl.gate import ConcurrencyLimit, SeatLimit
 from flowctl.policies.limits import Aimd, Estimate, Gradient2, LimitAlgorithm, QueueWait, Window
 from flowctl.testing import FakeClock
-from tests.policies.choices import Rows, markdown, written
+from tests.policies.choices import Rows, write
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "gates.md"
 SERVICE: Final = 0.05
@@ -322,14 +320,5 @@ def headroom() -> Rows:
 TABLES: Final[Sequence[Callable[[], Rows]]] = (adaptation, endless, headroom)
 
 
-def main() -> None:
-    document = DOCUMENT.read_text("utf-8")
-    for make in TABLES:
-        table = markdown(make())
-        print(f"{make.__name__}: {make.__doc__}\n{table}\n")
-        document = written(document, make.__name__, table)
-    DOCUMENT.write_text(document, "utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    write(DOCUMENT, TABLES)

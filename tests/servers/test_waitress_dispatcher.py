@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 import socket
 import subprocess
@@ -26,6 +25,7 @@ from flowctl.integrations.waitress import BELOW, OLDEST, FlowTaskDispatcher, che
 from flowctl.integrations.wsgi import TICKET, Classifier
 from flowctl.testing import FakeClock
 from flowctl.ticket import Ticket
+from tests.servers.client import Answer
 from tests.support import PATIENCE, MakeController, Spawn, wait_for
 
 CROWD = 300
@@ -583,17 +583,6 @@ def unreachable(environ: WSGIEnvironment) -> str:
 def message(path: str, tenant: str = "anybody", method: str = "GET", *headers: str) -> bytes:
     lines = (f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", f"X-Tenant: {tenant}", *headers)
     return "".join(f"{line}\r\n" for line in (*lines, "")).encode()
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def problem(self) -> dict[str, object]:
-        problem: dict[str, object] = json.loads(self.body)
-        return problem
 
 
 @final
