@@ -8,6 +8,7 @@ import logging as _logging
 from flowctl.adaptive import AdaptiveLimit
 from flowctl.config import BandConfig, Config
 from flowctl.controller import FlowController
+from flowctl.current import current_ticket
 from flowctl.errors import (
     Cancelled,
     ClosedWhileQueued,
@@ -85,6 +86,7 @@ __all__ = [
     "WaitingRoom",
     "WeightedFair",
     "__version__",
+    "current_ticket",
 ]
 
 _logging.getLogger("flowctl").addHandler(_logging.NullHandler())

@@ -17,6 +17,7 @@ from flowctl.band import Halts
 from flowctl.clock import Clock, MonotonicClock
 from flowctl.collector import TICK
 from flowctl.config import BandConfig, Config
+from flowctl.current import passenger_of
 from flowctl.errors import Outcome
 from flowctl.flow import Flow
 from flowctl.gate import Gate
@@ -31,6 +32,7 @@ from flowctl.request import (
     check_flow_id,
     check_flow_key,
     check_priority,
+    check_room,
     check_ttl,
     shown,
 )
@@ -48,7 +50,8 @@ class FlowController:
 
     `gate` says how much may be in flight (several: all must agree). `observer` is told what happened. With
     `background=False` there is no collector thread, and `collect()` does its work when it is called. All methods may
-    be called from any thread. A forked child finds it empty, with the same configuration.
+    be called from any thread. A forked child finds it empty, with the same configuration. Raises `TypeError` or
+    `ValueError` for a bad argument, `RuntimeError` where gevent or eventlet have patched the threads.
 
     >>> from flowctl import ConcurrencyLimit
     >>> controller = FlowController(gate=ConcurrencyLimit(8))
@@ -81,6 +84,7 @@ class FlowController:
             gates.extend(each.parts)
         if not gates or len(set(map(id, gates))) < len(gates):
             raise ValueError(f"gate must be one gate or several different ones, not {shown(wanted)}")
+        sync.check_threads_are_real()
         # fixed after construction
         self._config = config
         self._gates = tuple(gates)
@@ -89,6 +93,7 @@ class FlowController:
         self._background = background
         self._incidents = Incidents()
         self._closed = False
+        self._may_ride = False
         # one change of which bands and shards there are at a time; rank: first of all
         self._changing = sync.RLock()
         self._is_changing = False
@@ -144,7 +149,8 @@ class FlowController:
         is refused, `ValueError` or `TypeError` for a bad argument, before anything is booked. `cost` is in seats,
         `size` in bytes. `cancel` is asked while it waits, and is true when its client has gone. `room` bounds how
         many wait in the same place. `revocable` says whether it may be asked to stop for more important work (None: by
-        its priority; see `Config.revocation`).
+        its priority; see `Config.revocation`). Within a request that a middleware of this controller serves, it takes
+        no seat of its own (see `nested` there).
         """
         if (
             type(flow) is not str
@@ -156,6 +162,7 @@ class FlowController:
             or metadata is not None
             or room is not None
             or revocable is not None
+            or self._may_ride
         ):
             flow, priority, cost, size, ttl = check_admission(
                 flow,
@@ -168,6 +175,9 @@ class FlowController:
                 room=room,
                 revocable=revocable,
             )
+            passenger = passenger_of(self) if self._may_ride else None
+            if passenger is not None:
+                return passenger
         state = self._state
         turn = state.turn
         found: Flow | None = None
@@ -217,25 +227,37 @@ class FlowController:
 
         key = check_flow_key(flow, priority)
         request = Request(key, cost=cost, size=size, ttl=ttl, metadata=metadata, revocable=revocable)
+        passenger = passenger_of(self) if self._may_ride else None
+        if passenger is not None:
+            return passenger
         waker = Waker()
         return await waker.granted(self.submit(request, waker))
 
-    def submit(self, request: Request, on_settled: Callable[[Ticket], None]) -> Ticket:
+    def submit(
+        self, request: Request, on_settled: Callable[[Ticket], None], *, room: WaitingRoom | None = None
+    ) -> Ticket:
         """Ask for a seat without waiting: `on_settled(ticket)` is called once it is granted or refused.
 
         It runs in whichever thread settles the ticket, perhaps in this call, and with no lock held; what it raises is
-        logged. Its ticket's `state` and `error` tell how it ended. Raises `TypeError` for a bad argument only.
+        logged. Its ticket's `state` and `error` tell how it ended. `room` bounds how many wait in the same place.
+        Raises `TypeError` for a bad argument only.
         """
         if not isinstance(request, Request):
             raise TypeError(f"request must be a Request, not {shown(request)}")
         if not callable(on_settled):
             raise TypeError(f"on_settled must be callable, not {shown(on_settled)}")
+        check_room(room)
         state = self._state
         ticket = Ticket(state.turn, Unborn(request.flow), request.cost, request.size)
         now = self._clock.now()
         received_at = now if request.received_at is None else min(request.received_at, now)
         wait = Wait(
-            received_at, request.ttl, on_settled=on_settled, metadata=request.metadata, revocable=request.revocable
+            received_at,
+            request.ttl,
+            on_settled=on_settled,
+            metadata=request.metadata,
+            room=room,
+            revocable=request.revocable,
         )
         try:
             self._arrive(state, ticket, wait, None)
@@ -512,6 +534,14 @@ class FlowController:
         state.turn.halt(state.bands, priority, lambda halts: change(halts, frozenset([who])))
 
     # --- upkeep ----------------------------------------------------------------------------------------------------
+
+    def let_ride(self) -> None:
+        """From now on `admit` looks whether the code of a request of this controller calls it. For middlewares."""
+        self._may_ride = True
+
+    def report(self, what: str, error: BaseException) -> None:
+        """Count and log what foreign code raised: in `stats().incidents`, and the 1st, 2nd, 4th, ... of its kind."""
+        self._incidents.report(what, error)
 
     def collect(self) -> CollectReport:
         """Run one whole cycle of the collector, and tell what it took away. Returns at once if one is running."""

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Generic, Protocol, TypeVar, final
 
 from flowctl import sync
+from flowctl.current import Serving, serving
 from flowctl.errors import Revoked
 from flowctl.ticket import Ticket
 
@@ -154,8 +155,10 @@ class Job(Generic[T]):
         self._place.thread = sync.get_ident()
         self._place.ticket = None  # given back here
         try:
+            serving.set(Serving(ticket))
             result = self._call()
         except BaseException as error:  # noqa: BLE001 - it is told to whoever asks
+            serving.set(None)
             crew.wind_up()
             try:
                 # An exception is the call's own affair: a limit that backed off for each bug would punish the others.
@@ -164,6 +167,7 @@ class Job(Generic[T]):
                 future.set_exception(error)
                 del self, future, ticket  # the error's traceback holds this frame
         else:
+            serving.set(None)
             crew.wind_up()
             try:
                 ticket.release("ok")

@@ -181,8 +181,7 @@ def check_admission(
         raise TypeError(f"cancel must be callable, not {shown(cancel)}")
     if metadata is not None and not isinstance(metadata, Mapping):
         raise TypeError(f"metadata must be a mapping, not {shown(metadata)}")
-    if room is not None and not isinstance(room, WaitingRoom):
-        raise TypeError(f"room must be a WaitingRoom, not {shown(room)}")
+    check_room(room)
     check_revocable(revocable)
     return (
         *key,
@@ -190,6 +189,12 @@ def check_admission(
         check_count("size", size, at_least=0),
         check_ttl(ttl),
     )
+
+
+def check_room(room: object) -> None:
+    """A waiting room, or None."""
+    if room is not None and not isinstance(room, WaitingRoom):
+        raise TypeError(f"room must be a WaitingRoom, not {shown(room)}")
 
 
 def check_revocable(revocable: object) -> None:

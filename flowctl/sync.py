@@ -134,6 +134,22 @@ def stack_of(ident: int) -> str:
     return "".join(traceback.format_stack(frame)).rstrip() if frame is not None else ""
 
 
+def check_threads_are_real() -> None:
+    """Raise `RuntimeError` where gevent or eventlet has put its own threads in the place of those of the system: a lock
+    that was made before would stop all of them at once, and a thread of ours would never run beside one that computes.
+    """
+    for patcher, question, module in (
+        ("gevent.monkey", "is_module_patched", "threading"),
+        ("eventlet.patcher", "is_monkey_patched", "thread"),
+    ):
+        ask = getattr(sys.modules.get(patcher), question, None)
+        if ask is not None and ask(module):
+            raise RuntimeError(
+                f"flowctl needs the threads of the system, and {patcher.partition('.')[0]} has patched them:"
+                " serve with threads (gunicorn: --worker-class=gthread), or leave threads out when patching"
+            )
+
+
 def exiting() -> bool:
     """True once the main thread has ended: what waits now holds up the interpreter's exit."""
     return not threading.main_thread().is_alive()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic, ParamSpec, TypeVar, final
 
-from flowctl import ConcurrencyLimit, Config, FlowControlError, FlowController
+from flowctl import ConcurrencyLimit, Config, FlowControlError, FlowController, Ticket
 from flowctl.clock import Clock
 from flowctl.gate import Change, Gate, Load
 from flowctl.news import Observer
@@ -157,6 +157,20 @@ class GateOver(Gate):
 
     def admits(self, load: Load, cost: int, ceiling: float) -> bool:
         return self.seats.admits(load, cost, ceiling)
+
+
+@final
+class Released:
+    """Notes how each request's work went, as it was told."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[str] = []
+
+    def settled(self, ticket: Ticket) -> None:
+        pass
+
+    def released(self, ticket: Ticket, outcome: str) -> None:
+        self.outcomes.append(outcome)
 
 
 def true_in_child(story: Callable[[], bool]) -> bool:

@@ -5,22 +5,25 @@ S2  It holds its seat from before the application is called until its response i
     application ends before that: it returns, raises, or is cancelled.
 S3  A client that leaves while its request is queued takes it out. What was read to learn that is kept, within bounds,
     and the application receives it: each message once, in order.
-S4  To the server and to the application this is ASGI 3: every message passes as it is, the scope is not changed.
+S4  To the server and to the application this is ASGI 3: every message passes as it is, but that the first one of the
+    response has one header more; the scope is not changed.
 S5  A refusal is made of constants and integers. Nothing that a client sent comes back to it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Final, final
 
 from flowctl.awaiting import Waker
 from flowctl.controller import FlowController
+from flowctl.current import NESTED, Nested, Serving, serving
 from flowctl.errors import FlowControlError, Revoked
-from flowctl.integrations.asked import as_request, check_parts
+from flowctl.integrations.asked import check_choice, check_parts
 from flowctl.integrations.inbox import Inbox
-from flowctl.integrations.refusal import answer_to
+from flowctl.integrations.reception import OnClassifyError, Reception, ReceptionStats, leave
+from flowctl.integrations.refusal import OVERLOADED, answer_to, server_timing
 from flowctl.request import FlowKey, Request
 from flowctl.ticket import ReleaseOutcome, Ticket
 
@@ -43,9 +46,9 @@ class FlowControlASGIMiddleware:
 
     `classify` is yours: it is given the scope, and returns a flow id (at priority 0), a `FlowKey`, or a `Request` with
     cost, size, ttl and metadata as well (its `received_at` stays None: it is received now). It runs on the loop, and
-    must not block. What it raises goes to the server like an exception of the application, before anything is asked
-    for; so does the `TypeError` or `ValueError` of what cannot be a flow. Trust no header that every client can set:
-    ids made up at will are flows made up at will.
+    must not block. If it raises, or returns what cannot be a flow, that is counted and logged, and the request goes on
+    as one of the flow "default"; with `on_classify_error="refuse"` it is answered with 503. Trust no header that every
+    client can set: ids made up at will are flows made up at will.
 
     How many wait is bounded by the queue limits of the controller's configuration alone. Needs a server that runs on
     asyncio.
@@ -54,22 +57,63 @@ class FlowControlASGIMiddleware:
     as background tasks, it does without one. A stream (several parts that are not empty) is no sample for an adaptive
     limit, and is broken off between two parts if its ticket is revoked.
 
+    The application finds its ticket in the scope, under `TICKET`, and by `flowctl.current_ticket()`, also in threads
+    that its context is copied to. `nested`, `exempt` and `shadow` are those of `FlowControlMiddleware`, for WSGI: an
+    `admit` or `admit_async` within a request rides on its ticket, or else.
+
     Only HTTP requests are controlled. A websocket passes: it stays open as long as its client likes, and would keep a
     seat while nothing is asked of it; ask for one for each message, with `admit_async`. Lifespan is no request.
     """
 
-    def __init__(self, app: Application, controller: FlowController, *, classify: Classifier) -> None:
+    def __init__(
+        self,
+        app: Application,
+        controller: FlowController,
+        *,
+        classify: Classifier,
+        nested: Nested = "pass",
+        exempt: Iterable[str] = (),
+        shadow: bool = False,
+        on_classify_error: OnClassifyError = "default",
+    ) -> None:
         check_parts(app, controller, classify, kind="an ASGI application")
+        check_choice("nested", nested, NESTED)
         # fixed after construction
         self._app = app
         self._controller = controller
-        self._classify = classify
+        self._reception = Reception[Scope](
+            controller, classify, exempt=exempt, shadow=shadow, on_classify_error=on_classify_error
+        )
+        self._nested: Nested = nested
+        if nested != "separate":
+            controller.let_ride()
+
+    def stats(self) -> ReceptionStats:
+        """What was exempt, could not be classified, or was only watched: a snapshot."""
+        return self._reception.stats()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        reception = self._reception
+        if scope["type"] != "http" or reception.is_exempt(str(scope.get("path", ""))):
             await self._app(scope, receive, send)
+        elif reception.watches:
+            await self._watch(scope, receive, send)
+        else:
+            await self._queue(scope, receive, send)
+
+    async def _watch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ticket = self._reception.watch(scope)
+        if ticket is None:
+            await self._app(scope, receive, send)
+        else:
+            await self._serve(ticket, scope, receive, send)
+
+    async def _queue(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            asked = self._reception.asked(scope)
+        except FlowControlError as refusal:
+            await _refuse(refusal, scope, send)
             return
-        asked = as_request(self._classify(scope))
         waker = Waker()
         ticket = self._controller.submit(asked, waker)
         inbox = Inbox(receive)
@@ -92,22 +136,26 @@ class FlowControlASGIMiddleware:
 
     async def _serve(self, ticket: Ticket, scope: Scope, receive: Receive, send: Send) -> None:
         response = _Response(send, ticket)
+        before = serving.get()
         try:
+            serving.set(Serving(ticket, self._controller, self._nested))
             # a copy: what stands around us shares the scope with others
             await self._app({**scope, TICKET: ticket}, receive, response.send)
         except Revoked as revoked:
-            ticket.release("ignored")
+            leave(ticket, "ignored")
             if response.has_started or not ticket.is_revoked:  # too late for another answer, or somebody else's
                 raise
             await _refuse(revoked, scope, send)
         except (asyncio.CancelledError, GeneratorExit):  # the client or the server goes: that tells nothing
-            ticket.release("ignored")
+            leave(ticket, "ignored")
             raise
         except BaseException:
-            ticket.release("ignored" if response.is_cut_off or ticket.is_revoked else "dropped")
+            leave(ticket, "ignored" if response.is_cut_off or ticket.is_revoked else "dropped")
             raise
         else:
-            ticket.release(response.outcome)  # if it was not complete
+            leave(ticket, response.outcome)  # if it was not complete
+        finally:
+            serving.set(before)
 
 
 @final
@@ -126,9 +174,12 @@ class _Response:
 
     async def send(self, message: Message) -> None:
         is_body = message["type"] == "http.response.body"
-        if is_body and message.get("body"):
+        if message["type"] == "http.response.start":
+            message = self._begun_by(message)
+        elif is_body and message.get("body"):
             if self._has_sent_some:
-                self.outcome = "ignored"  # how long a stream takes says nothing of the back end
+                if self.outcome == "ok":
+                    self.outcome = "ignored"  # how long a stream takes says nothing of the back end
                 self._ticket.check()  # instead of one more part: a response that was whole is not broken off
             self._has_sent_some = True
         self.has_started = True
@@ -138,7 +189,16 @@ class _Response:
             self.is_cut_off = True
             raise
         if is_body and not message.get("more_body", False):
-            self._ticket.release(self.outcome)
+            leave(self._ticket, self.outcome)
+
+    def _begun_by(self, start: Message) -> Message:
+        """The first message, which says how the work went, and is told how long the request waited."""
+        if start["status"] in OVERLOADED:
+            self.outcome = "dropped"
+        headers = start.get("headers", ())
+        assert isinstance(headers, Iterable)
+        name, value = server_timing(self._ticket)
+        return {**start, "headers": [*headers, (name.lower().encode("ascii"), value.encode("ascii"))]}
 
 
 async def _refuse(refusal: FlowControlError, scope: Scope, send: Send) -> None:

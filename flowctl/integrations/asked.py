@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flowctl.controller import FlowController
-from flowctl.request import FlowKey, Request
+from flowctl.request import FlowKey, Request, shown
 
 
 def check_parts(app: object, controller: object, classify: object, *, kind: str) -> None:
@@ -27,3 +27,9 @@ def as_request(named: object) -> Request:
     if named.received_at is not None:
         raise ValueError("classify must return a Request whose received_at is None: it is received now")
     return named
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """One of some words."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {shown(value)}")

@@ -13,10 +13,11 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import re
+from collections.abc import Iterable
 from functools import partial
 from socket import socket
 from typing import Final, final
-from wsgiref.types import WSGIApplication
+from wsgiref.types import WSGIApplication, WSGIEnvironment
 
 from waitress import server as servers
 from waitress.channel import HTTPChannel
@@ -26,11 +27,14 @@ from waitress.task import Task, ThreadedTaskDispatcher, WSGITask
 
 from flowctl import sync
 from flowctl.controller import FlowController
+from flowctl.current import Nested, Serving
 from flowctl.errors import Cancelled, ClosedWhileQueued, ControllerClosed, FlowControlError, Outcome
-from flowctl.integrations.asked import as_request, check_parts
+from flowctl.integrations.asked import check_parts
 from flowctl.integrations.crew import Crew
+from flowctl.integrations.reception import OnClassifyError, Reception, ReceptionStats
+from flowctl.integrations.seated import Release, check_manners, refuse, serve_seated
 from flowctl.integrations.waitress_channel import PASSED, FlowChannel, Recorded, Visit, fail, give_answer, let_pass
-from flowctl.integrations.wsgi import Classifier, refuse, serve_seated
+from flowctl.integrations.wsgi import Classifier
 from flowctl.request import Request, check_ttl
 from flowctl.ticket import Ticket
 
@@ -53,34 +57,53 @@ SETTINGS: Final[dict[str, object]] = {
 """Where waitress' own defaults would undo what the queue is for; whoever says otherwise has it otherwise."""
 
 
-def serve(
-    app: WSGIApplication, controller: FlowController, *, classify: Classifier, grace: float = GRACE, **settings: object
-) -> None:
-    """As `waitress.serve`, with each request queued before it takes a thread: see `create_server`. Blocks until
-    `SystemExit` or `KeyboardInterrupt` is raised in this thread.
+def serve(app: WSGIApplication, controller: FlowController, *, classify: Classifier, **settings: object) -> None:
+    """As `waitress.serve`, with each request queued before it takes a thread. Takes what `create_server` takes. Blocks
+    until `SystemExit` or `KeyboardInterrupt` is raised in this thread.
     """
     logging.basicConfig()  # as waitress.serve has it: what goes wrong is seen, also by who set up no logging
-    server = create_server(app, controller, classify=classify, grace=grace, **settings)
+    server = create_server(app, controller, classify=classify, **settings)  # type: ignore[arg-type]  # checked there
     server.print_listen("Serving on http://{}:{}")
     server.run()
 
 
 def create_server(
-    app: WSGIApplication, controller: FlowController, *, classify: Classifier, grace: float = GRACE, **settings: object
+    app: WSGIApplication,
+    controller: FlowController,
+    *,
+    classify: Classifier,
+    grace: float = GRACE,
+    nested: Nested = "pass",
+    release: Release = "close",
+    exempt: Iterable[str] = (),
+    shadow: bool = False,
+    on_classify_error: OnClassifyError = "default",
+    **settings: object,
 ) -> BaseWSGIServer | MultiSocketServer:
     """As `waitress.create_server`, with each request queued before it takes a thread; `run()` serves.
 
     `classify` is given the environment that the application will get, after waitress has dealt with the headers of
     proxies, and returns what `FlowControlMiddleware` takes. It runs in the server's one thread for input and output,
-    so it must not block; what it raises is answered with 500 and logged. The application finds its ticket in
-    `environ["flowctl.ticket"]`.
+    so it must not block. `nested`, `release`, `exempt`, `shadow` and `on_classify_error` are those of
+    `FlowControlMiddleware`; requests that are exempt have one thread of their own. The application finds its ticket in
+    `environ["flowctl.ticket"]` and by `flowctl.current_ticket()`.
 
     When `run()` is ended, by `SystemExit` or `KeyboardInterrupt`, whatever is queued is refused, and what is in flight
     has `grace` seconds. `settings` are waitress'; some defaults differ (`SETTINGS`). Raises `RuntimeError` for a
     waitress that this does not know, `TypeError` or `ValueError` for a bad argument.
     """
     check_version(importlib.metadata.version("waitress"))
-    dispatcher = FlowTaskDispatcher(app, controller, classify=classify, grace=grace)
+    dispatcher = FlowTaskDispatcher(
+        app,
+        controller,
+        classify=classify,
+        grace=grace,
+        nested=nested,
+        release=release,
+        exempt=exempt,
+        shadow=shadow,
+        on_classify_error=on_classify_error,
+    )
     sockets: dict[int, socket] = {}
     wanted = {**SETTINGS, **settings}
     server = servers.create_server(let_pass, map=sockets, _dispatcher=dispatcher, **wanted)  # type: ignore[arg-type]
@@ -113,23 +136,45 @@ class FlowTaskDispatcher(ThreadedTaskDispatcher):
     """
 
     def __init__(
-        self, app: WSGIApplication, controller: FlowController, *, classify: Classifier, grace: float = GRACE
+        self,
+        app: WSGIApplication,
+        controller: FlowController,
+        *,
+        classify: Classifier,
+        grace: float = GRACE,
+        nested: Nested = "pass",
+        release: Release = "close",
+        exempt: Iterable[str] = (),
+        shadow: bool = False,
+        on_classify_error: OnClassifyError = "default",
     ) -> None:
         super().__init__()
         check_parts(app, controller, classify, kind="a WSGI application")
+        check_manners(nested, release)
         seconds = check_ttl(grace, "grace")
         # fixed after construction
         self._app = app
         self._controller = controller
-        self._classify = classify
+        self._reception = Reception[WSGIEnvironment](
+            controller, classify, exempt=exempt, shadow=shadow, on_classify_error=on_classify_error
+        )
+        self._nested: Nested = nested
+        self._release: Release = release
         self._grace = GRACE if seconds is None else seconds
         self._workers = Crew("waitress")
         self._desk = Crew("waitress-desk")
+        self._exempt = Crew("waitress-exempt")
         self.prepare: WSGIApplication = let_pass  # fixed before the server runs
         # changed in single steps by anyone
         self._visits: dict[Visit, FlowChannel] = {}
         self._is_closing = False
         self._left = sync.Condition()  # rank: innermost; taken at shutdown only
+        if nested != "separate":
+            controller.let_ride()
+
+    def stats(self) -> ReceptionStats:
+        """What was exempt, could not be classified, or was only watched: a snapshot."""
+        return self._reception.stats()
 
     # --- what waitress calls ---------------------------------------------------------------------------------------
 
@@ -139,9 +184,12 @@ class FlowTaskDispatcher(ThreadedTaskDispatcher):
         task.note_arrival()
 
     def set_thread_count(self, count: int) -> None:
-        """Have so many threads for requests that have a seat, and one more that answers the others."""
+        """Have so many threads for requests that have a seat, and one more that answers the others; one for requests
+        that are exempt, if there can be any.
+        """
         self._workers.resize(count)
         self._desk.resize(min(count, 1))
+        self._exempt.resize(min(count, 1) if self._reception.exempts else 0)
 
     def shutdown(self, cancel_pending: bool = True, timeout: float | None = None) -> bool:
         """Refuse what is queued and what comes, wait `timeout` seconds (None: `grace`) for what is in flight, and end
@@ -162,6 +210,7 @@ class FlowTaskDispatcher(ThreadedTaskDispatcher):
         if all_left:
             self._workers.join()
             self._desk.join()
+            self._exempt.join()
         return all_left
 
     # --- the way of a visit ----------------------------------------------------------------------------------------
@@ -171,29 +220,44 @@ class FlowTaskDispatcher(ThreadedTaskDispatcher):
         visit = channel.visit = Visit()
         self._visits[visit] = channel
         try:
-            asked = None if request.error else self._classified(channel, visit, request)
-        except Exception as error:  # noqa: BLE001 - the operator's code; answered with 500, and logged by the server
+            asked = self._desk if request.error else self._received(channel, visit, request)
+        except FlowControlError as refusal:
+            visit.answer = partial(refuse, refusal)
+            asked = self._desk
+        except Exception as error:  # noqa: BLE001 - waitress' code; answered with 500, and logged by the server
             visit.answer = partial(fail, error)
-            asked = None
+            asked = self._desk
         except BaseException:
             self.leave(visit)
             raise
-        if asked is None:
+        if asked is self._desk:
             self._answer_at_desk(channel)
+        elif isinstance(asked, Crew):
+            asked.put(channel.service)
         elif self._is_closing:
             self._refuse(channel, visit, ControllerClosed(key=asked.flow))
         else:
             self._submit(channel, visit, asked)
 
-    def _classified(self, channel: FlowChannel, visit: Visit, request: HTTPRequestParser) -> Request | None:
-        """What the request asks for; None if it did not get past waitress, whose answer is then noted."""
+    def _received(self, channel: FlowChannel, visit: Visit, request: HTTPRequestParser) -> Request | Crew:
+        """What the request asks for; if it asks for nothing, who answers it, and the answer is noted."""
         task = WSGITask(channel, request)  # type: ignore[arg-type]  # the stubs name the wrong class
-        visit.environ = task.get_environment()
-        instead = Recorded(self.prepare, visit.environ)
-        if not visit.environ.pop(PASSED, False):
+        environ = visit.environ = task.get_environment()
+        instead = Recorded(self.prepare, environ)
+        if not environ.pop(PASSED, False):
             visit.answer = instead
-            return None
-        return as_request(self._classify(visit.environ))
+            return self._desk
+        if self._reception.is_exempt(environ["PATH_INFO"]):
+            visit.answer = self._app
+            return self._exempt
+        if not self._reception.watches:
+            return self._reception.asked(environ)
+        ticket = visit.ticket = self._reception.watch(environ)
+        visit.answer = self._app if ticket is None else self._seated(ticket)
+        return self._workers
+
+    def _seated(self, ticket: Ticket) -> WSGIApplication:
+        return partial(serve_seated, self._app, Serving(ticket, self._controller, self._nested), release=self._release)
 
     def _submit(self, channel: FlowChannel, visit: Visit, asked: Request) -> None:
         try:
@@ -213,7 +277,7 @@ class FlowTaskDispatcher(ThreadedTaskDispatcher):
         """The controller's callback: in any thread, with no lock held; it takes none, and does not come back here."""
         visit.ticket = ticket
         if ticket.outcome is Outcome.DISPATCHED:
-            visit.answer = partial(serve_seated, self._app, ticket)
+            visit.answer = self._seated(ticket)
             self._workers.put(channel.service)
             return
         error = ticket.error

@@ -10,7 +10,7 @@ import pytest
 
 from flowctl import FlowController, FlowKey, Request, Ticket
 from flowctl import controller as controller_module
-from flowctl.integrations import wsgi
+from flowctl.integrations import seated
 from flowctl.ticket import Hold
 from flowctl.turn import Turn
 from tests.proof import Proof
@@ -146,7 +146,7 @@ def test_a_response_that_is_dropped_unclosed_gives_its_seat_back(
     gc.collect()
 
     assert controller.stats().in_flight == 0, "though the environment holds the ticket"
-    assert environ[wsgi.TICKET].state == "released"
+    assert environ[seated.TICKET].state == "released"
     assert controller.try_admit("next").release()
     proof.shown("P8", "a response that is dropped unclosed gives its seat back", "faults", 1, "runs")
 
@@ -167,7 +167,7 @@ def test_responses_whose_environment_is_dropped_with_them_are_counted_once(
 def test_without_its_finaliser_a_dropped_response_keeps_its_seat(
     controller: FlowController, monkeypatch: pytest.MonkeyPatch, proof: Proof
 ) -> None:
-    monkeypatch.setattr(wsgi._Body, "__del__", lambda self: None)
+    monkeypatch.setattr(seated._Body, "__del__", lambda self: None)
     environ = environment()
     Exchange(protected(some_blocks, controller), environ)
     gc.collect()

@@ -10,6 +10,8 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from wsgiref.util import setup_testing_defaults
 
 from flowctl import FlowController, FlowKey, Request
+from flowctl.current import Nested
+from flowctl.integrations.seated import Release
 from flowctl.integrations.wsgi import Classifier, FlowControlMiddleware
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
@@ -85,8 +87,10 @@ def protected(
     *,
     classify: Classifier = by_header,
     threads: int | None = 8,
+    nested: Nested = "pass",
+    release: Release = "close",
 ) -> FlowControlMiddleware:
-    return FlowControlMiddleware(app, controller, classify=classify, threads=threads)
+    return FlowControlMiddleware(app, controller, classify=classify, threads=threads, nested=nested, release=release)
 
 
 def raising(error: type[BaseException]) -> WSGIApplication:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import final
 
 import pytest
 
 from flowctl import (
     FlowController,
     FlowKey,
-    Request,
     Ticket,
 )
 from flowctl.integrations.asgi import (
@@ -35,7 +33,7 @@ from tests.servers.asgi_exchange import (
     run,
     sending,
 )
-from tests.support import MakeController, Spawn
+from tests.support import MakeController, Released, Spawn
 
 # --- what is served ---------------------------------------------------------------------------------------------------
 
@@ -56,7 +54,10 @@ def test_every_message_passes_as_it_is_and_the_scope_is_not_changed(controller: 
         before = dict(exchange.scope)
         await exchange.task
 
-        assert [id(message) for message in exchange.sent] == [id(start), id(body)]
+        timing = (b"server-timing", b"flowctl;dur=0.0")
+        assert exchange.sent[0] == {**start, "headers": [(b"x", b"y"), timing]}
+        assert exchange.sent[1] is body
+        assert start["headers"] == [(b"x", b"y")], "the list is the application's own"
         assert reader.received[0] is END
         assert exchange.scope == before
         assert {**seen[0], TICKET: None} == {**before, TICKET: None}
@@ -172,20 +173,6 @@ def test_what_is_no_http_request_passes_without_a_seat(controller: FlowControlle
 # --- how the work went ------------------------------------------------------------------------------------------------
 
 
-@final
-class Released:
-    """Notes how each request's work went, as it was told."""
-
-    def __init__(self) -> None:
-        self.outcomes: list[str] = []
-
-    def settled(self, ticket: Ticket) -> None:
-        pass
-
-    def released(self, ticket: Ticket, outcome: str) -> None:
-        self.outcomes.append(outcome)
-
-
 @pytest.mark.parametrize(
     ("app", "outcome"),
     [
@@ -260,23 +247,6 @@ def test_a_client_that_has_left_when_it_is_answered_tells_nothing_of_the_back_en
 
 
 # --- arguments --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("named", [None, 1, b"a", "", FlowKey(""), Request(FlowKey("a"), received_at=1.0)], ids=repr)
-def test_a_classifier_that_names_no_flow_is_told_before_anything_is_asked_for(
-    controller: FlowController, named: object
-) -> None:
-    async def story() -> None:
-        middleware = FlowControlASGIMiddleware(
-            hello,
-            controller,
-            classify=lambda scope: named,  # type: ignore[arg-type, return-value]  # that is what is tested
-        )
-        with pytest.raises((TypeError, ValueError)):
-            await Exchange(middleware).task
-
-    run(story)
-    assert controller.flows() == []
 
 
 def test_arguments_are_checked_when_the_middleware_is_made(controller: FlowController) -> None:

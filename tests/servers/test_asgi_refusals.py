@@ -44,7 +44,8 @@ def test_every_refusal_is_a_problem_of_constants_and_integers(outcome: Outcome, 
 
         assert exchange.status == (503 if refusal.http_status == 499 else refusal.http_status)
         assert exchange.headers["content-type"] == "application/problem+json"
-        assert exchange.headers.get("retry-after") == (None if outcome is Outcome.EVICTED_CANCELLED else "1")
+        assert exchange.headers["flowctl-dropped-reason"] == outcome.value
+        assert exchange.headers.get("retry-after") in ([None] if outcome is Outcome.EVICTED_CANCELLED else ["1", "2"])
         assert "secret" not in repr(exchange.sent)
         if method == "HEAD":
             assert exchange.body == b""

@@ -72,7 +72,7 @@ def test_beyond_the_waiting_limit_of_a_flow_the_answer_is_429(server: Server, sp
 
     refused, headers_only = server.ask("/", "noisy"), server.ask("/", "noisy", "HEAD")
 
-    assert (refused.status, refused.headers["Retry-After"]) == (429, "1")
+    assert (refused.status, refused.headers["Retry-After"]) in [(429, "1"), (429, "2")]
     assert refused.headers["Content-Type"] == "application/problem+json"
     assert refused.headers["Content-Length"] == str(len(refused.body))
     assert (refused.problem["status"], refused.problem["scope"]) == (429, "threads per flow")

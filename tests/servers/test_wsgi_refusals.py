@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from wsgiref.validate import validator
 
 import pytest
@@ -20,7 +21,8 @@ from flowctl import (
     Request,
 )
 from flowctl.errors import error_for
-from flowctl.integrations.wsgi import refuse
+from flowctl.integrations.refusal import Answer, answer_to
+from flowctl.integrations.seated import refuse
 from flowctl.testing import FakeClock
 from tests.servers.exchange import Exchange, a_list, environment, impatient, protected, raising
 from tests.support import MakeController, Spawn
@@ -38,19 +40,46 @@ def test_every_refusal_is_a_problem_of_constants_and_integers(outcome: Outcome) 
     assert status == ("503" if refusal.http_status == 499 else str(refusal.http_status))
     assert exchange.headers["Content-Type"] == "application/problem+json"
     assert exchange.headers["Content-Length"] == str(len(b"".join(exchange.sent)))
-    assert exchange.headers.get("Retry-After") == (None if outcome is Outcome.EVICTED_CANCELLED else "1")
+    assert exchange.headers["Flowctl-Dropped-Reason"] == outcome.value
+    assert exchange.headers.get("Retry-After") in ([None] if outcome is Outcome.EVICTED_CANCELLED else ["1", "2"])
     assert (problem["type"], problem["title"], problem["status"]) == ("about:blank", title, int(status))
     assert problem["outcome"] == outcome.value
     assert set(problem) == {"type", "title", "status", "detail", "outcome"}
     assert "secret" not in repr((exchange.status, exchange.headers, problem))
 
 
-@pytest.mark.parametrize(("seconds", "header"), [(0.0, "1"), (0.2, "1"), (1.0, "1"), (1.01, "2"), (29.5, "30")])
-def test_retry_after_is_whole_seconds_rounded_up_and_never_none_at_all(seconds: float, header: str) -> None:
-    refusal = QueueFull(retry_after=seconds)
-    exchange = Exchange(lambda environ, start_response: refuse(refusal, environ, start_response))
+@pytest.mark.parametrize(
+    ("estimate", "least", "most"),
+    [
+        (0.0, 1, 2),
+        (0.2, 1, 2),
+        (1.0, 1, 2),
+        (1.01, 2, 3),
+        (10.0, 10, 15),
+        (29.5, 30, 45),
+        (1e9, 30, 45),
+        (math.inf, 30, 45),
+        (math.nan, 1, 2),
+        (-5.0, 1, 2),
+    ],
+)
+def test_retry_after_is_the_estimate_in_whole_seconds_and_up_to_half_as_much_on_top(
+    estimate: float, least: int, most: int
+) -> None:
+    refusal = QueueFull(retry_after=estimate)
 
-    assert exchange.headers["Retry-After"] == header
+    assert retry_after(answer_to(refusal, spread=lambda most: 0)) == least
+    assert retry_after(answer_to(refusal, spread=lambda most: most)) == most
+
+
+def test_those_who_are_refused_together_come_again_at_different_times() -> None:
+    refusal = QueueFull(retry_after=20.0)
+
+    assert {retry_after(answer_to(refusal)) for _ in range(1000)} == set(range(20, 31))
+
+
+def retry_after(answer: Answer) -> int:
+    return int(dict(answer.headers)["Retry-After"])
 
 
 def test_a_refusal_of_head_has_the_headers_and_no_body() -> None:

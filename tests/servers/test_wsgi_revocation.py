@@ -8,9 +8,9 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 import pytest
 
 from flowctl import Config, FlowController, FlowKey, Request, Revocation, RevocationStats, Revoked, Ticket
-from flowctl.integrations.wsgi import TICKET
+from flowctl.integrations.seated import TICKET
 from tests.servers.exchange import TEXT, Exchange, protected
-from tests.support import MakeController
+from tests.support import MakeController, Released
 
 
 def batch(environ: WSGIEnvironment) -> Request:
@@ -109,19 +109,6 @@ def test_a_revocation_of_another_ticket_is_the_applications_own_error(controller
         Exchange(protected(app, controller, classify=batch))
 
     assert controller.stats().in_flight == 0
-
-
-class Released:
-    """Notes how each request's work went, as it was told."""
-
-    def __init__(self) -> None:
-        self.outcomes: list[str] = []
-
-    def settled(self, ticket: Ticket) -> None:
-        pass
-
-    def released(self, ticket: Ticket, outcome: str) -> None:
-        self.outcomes.append(outcome)
 
 
 @pytest.mark.parametrize(("blocks", "outcome"), [([b"one"], "ok"), ([b"one", b"two"], "ignored")])

@@ -31,6 +31,7 @@ FLOORS = (
         "policies.revocation",
     ),
     ("config", "ticket"),
+    ("current",),
     ("queue", "gate", "news", "job", "awaiting"),
     ("ranking", "adaptive", "saturation", "crew"),
     ("band",),

@@ -58,6 +58,7 @@ PUBLIC = {
     "WaitingRoom",
     "WeightedFair",
     "__version__",
+    "current_ticket",
 }
 
 
