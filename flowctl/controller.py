@@ -28,10 +28,10 @@ from flowctl.request import (
     FlowKey,
     Request,
     WaitingRoom,
-    check_admission,
     check_flow_id,
     check_flow_key,
     check_priority,
+    check_request,
     check_room,
     check_ttl,
     shown,
@@ -164,20 +164,9 @@ class FlowController:
             or revocable is not None
             or self._may_ride
         ):
-            flow, priority, cost, size, ttl = check_admission(
-                flow,
-                priority,
-                cost=cost,
-                size=size,
-                ttl=ttl,
-                cancel=cancel,
-                metadata=metadata,
-                room=room,
-                revocable=revocable,
-            )
-            passenger = passenger_of(self) if self._may_ride else None
-            if passenger is not None:
-                return passenger
+            key = check_flow_key(flow, priority)
+            request = Request(key, cost=cost, size=size, ttl=ttl, metadata=metadata, revocable=revocable)
+            return self.admit_request(request, cancel=cancel, room=room)
         state = self._state
         turn = state.turn
         found: Flow | None = None
@@ -187,12 +176,57 @@ class FlowController:
             flow, priority = check_flow_id(flow), check_priority(priority)
         else:
             ticket = Ticket(turn, found, cost, size)
-            if revocable is not None:
-                ticket.wait = Wait(self._clock.now(), ttl, revocable=revocable)
             if turn.try_grant(ticket, Hold(ticket, turn.hand_in), found):
                 return ticket
-        wait = Wait(self._clock.now(), ttl, cancel=cancel, metadata=metadata, room=room, revocable=revocable)
+        wait = Wait(self._clock.now(), ttl)
         return self._wait(state, Ticket(turn, Unborn(FlowKey(flow, priority)), cost, size), wait, found)
+
+    def admit_request(
+        self, request: Request, *, cancel: Callable[[], object] | None = None, room: WaitingRoom | None = None
+    ) -> Ticket:
+        """`admit`, where what is asked for stands in one piece. Its wait began at its `received_at`."""
+        check_request(request)
+        if cancel is not None and not callable(cancel):
+            raise TypeError(f"cancel must be callable, not {shown(cancel)}")
+        check_room(room)
+        passenger = passenger_of(self) if self._may_ride else None
+        if passenger is not None:
+            return passenger
+        state, key = self._state, request.flow
+        turn = state.turn
+        found: Flow | None = None
+        if request.received_at is None:  # else its deadline may have passed
+            try:
+                found = state.bands[key.priority].flows.entries[key.id]
+            except KeyError:
+                pass
+            else:
+                ticket = Ticket(turn, found, request.cost, request.size)
+                if request.revocable is not None:
+                    ticket.wait = self._wait_of(request)
+                if turn.try_grant(ticket, Hold(ticket, turn.hand_in), found):
+                    return ticket
+        wait = self._wait_of(request, cancel=cancel, room=room)
+        return self._wait(state, Ticket(turn, Unborn(key), request.cost, request.size), wait, found)
+
+    def _wait_of(
+        self,
+        request: Request,
+        *,
+        on_settled: Callable[[Ticket], None] | None = None,
+        cancel: Callable[[], object] | None = None,
+        room: WaitingRoom | None = None,
+    ) -> Wait:
+        now = self._clock.now()
+        return Wait(
+            now if request.received_at is None else min(request.received_at, now),
+            request.ttl,
+            on_settled=on_settled,
+            cancel=cancel,
+            metadata=request.metadata,
+            room=room,
+            revocable=request.revocable,
+        )
 
     def try_admit(
         self,
@@ -242,23 +276,13 @@ class FlowController:
         logged. Its ticket's `state` and `error` tell how it ended. `room` bounds how many wait in the same place.
         Raises `TypeError` for a bad argument only.
         """
-        if not isinstance(request, Request):
-            raise TypeError(f"request must be a Request, not {shown(request)}")
+        check_request(request)
         if not callable(on_settled):
             raise TypeError(f"on_settled must be callable, not {shown(on_settled)}")
         check_room(room)
         state = self._state
         ticket = Ticket(state.turn, Unborn(request.flow), request.cost, request.size)
-        now = self._clock.now()
-        received_at = now if request.received_at is None else min(request.received_at, now)
-        wait = Wait(
-            received_at,
-            request.ttl,
-            on_settled=on_settled,
-            metadata=request.metadata,
-            room=room,
-            revocable=request.revocable,
-        )
+        wait = self._wait_of(request, on_settled=on_settled, room=room)
         try:
             self._arrive(state, ticket, wait, None)
         except BaseException:

@@ -1,11 +1,13 @@
 """Whose code runs: the ticket of the request that a server's middleware, or an executor's worker, serves just now.
 
 K1  A ticket is current only while its request's code runs: whoever calls that code puts back what was there before.
+    If an exception keeps him from that, what is left there keeps no ticket alive, and so no seat.
 K2  A passenger has no seat, no pin and no place in any book. It is in flight as long as its host is.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Final, Literal, NamedTuple, final, get_args
@@ -25,7 +27,7 @@ NESTED: Final[tuple[str, ...]] = get_args(Nested)
 class Serving(NamedTuple):
     """A request whose code runs."""
 
-    ticket: Ticket
+    ticket: weakref.ref[Ticket]
     controller: object = None  # on whose tickets others may ride
     nested: Nested = "separate"
 
@@ -45,7 +47,7 @@ def current_ticket() -> Ticket | None:
     True
     """
     found = serving.get()
-    return None if found is None else found.ticket
+    return None if found is None else found.ticket()
 
 
 def passenger_of(controller: object) -> Ticket | None:
@@ -56,8 +58,8 @@ def passenger_of(controller: object) -> Ticket | None:
     found = serving.get()
     if found is None or found.controller is not controller or found.nested == "separate":
         return None
-    host = found.ticket
-    if host.state != "dispatched":
+    host = found.ticket()
+    if host is None or host.state != "dispatched":
         return None  # its seat was given back: there is nothing to ride on
     if found.nested == "error":
         raise RuntimeError(

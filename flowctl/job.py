@@ -7,6 +7,7 @@ J3  Nothing of it is kept once it is done: no cycle holds a call, its arguments,
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -155,7 +156,7 @@ class Job(Generic[T]):
         self._place.thread = sync.get_ident()
         self._place.ticket = None  # given back here
         try:
-            serving.set(Serving(ticket))
+            serving.set(Serving(weakref.ref(ticket)))
             result = self._call()
         except BaseException as error:  # noqa: BLE001 - it is told to whoever asks
             serving.set(None)

@@ -67,15 +67,18 @@ class Request:
     def __post_init__(self) -> None:
         if not isinstance(self.flow, FlowKey):
             raise TypeError(f"flow must be a FlowKey, not {shown(self.flow)}")
+        flow_id, priority = check_flow_id(self.flow.id), check_priority(self.flow.priority)
+        is_exact = flow_id is self.flow.id and priority is self.flow.priority
         exact: dict[str, object] = {
-            "flow": FlowKey(check_flow_id(self.flow.id), check_priority(self.flow.priority)),
+            "flow": self.flow if is_exact else FlowKey(flow_id, priority),
             "cost": check_count("cost", self.cost, at_least=1),
             "size": check_count("size", self.size, at_least=0),
             "ttl": check_ttl(self.ttl),
             "received_at": None if self.received_at is None else check_seconds("received_at", self.received_at),
         }
-        for name, value in exact.items():  # a subclass of int or str is not let into the books
-            object.__setattr__(self, name, value)
+        for name, value in exact.items():
+            if getattr(self, name) is not value:  # a subclass of int or str is not let into the books
+                object.__setattr__(self, name, value)
         if self.metadata is not None and not isinstance(self.metadata, Mapping):
             raise TypeError(f"metadata must be a mapping, not {shown(self.metadata)}")
         check_revocable(self.revocable)
@@ -163,32 +166,10 @@ def check_flow_key(flow: object, priority: object) -> FlowKey:
     return FlowKey(check_flow_id(flow), exact)
 
 
-def check_admission(
-    flow: object,
-    priority: object,
-    *,
-    cost: object,
-    size: object,
-    ttl: object,
-    cancel: object,
-    metadata: object,
-    room: object,
-    revocable: object,
-) -> tuple[str, int, int, int, float | None]:
-    """Check all arguments of `admit`; those that are booked, as their exact types."""
-    key = check_flow_key(flow, priority)
-    if cancel is not None and not callable(cancel):
-        raise TypeError(f"cancel must be callable, not {shown(cancel)}")
-    if metadata is not None and not isinstance(metadata, Mapping):
-        raise TypeError(f"metadata must be a mapping, not {shown(metadata)}")
-    check_room(room)
-    check_revocable(revocable)
-    return (
-        *key,
-        check_count("cost", cost, at_least=1),
-        check_count("size", size, at_least=0),
-        check_ttl(ttl),
-    )
+def check_request(request: object) -> None:
+    """What is asked for, in one piece."""
+    if not isinstance(request, Request):
+        raise TypeError(f"request must be a Request, not {shown(request)}")
 
 
 def check_room(room: object) -> None:

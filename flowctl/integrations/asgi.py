@@ -13,6 +13,7 @@ S5  A refusal is made of constants and integers. Nothing that a client sent come
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Final, final
 
@@ -138,7 +139,7 @@ class FlowControlASGIMiddleware:
         response = _Response(send, ticket)
         before = serving.get()
         try:
-            serving.set(Serving(ticket, self._controller, self._nested))
+            serving.set(Serving(weakref.ref(ticket), self._controller, self._nested))
             # a copy: what stands around us shares the scope with others
             await self._app({**scope, TICKET: ticket}, receive, response.send)
         except Revoked as revoked:

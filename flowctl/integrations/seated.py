@@ -10,13 +10,15 @@ A4  What is added to a response is made of constants and numbers.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sized
 from functools import partial
 from types import TracebackType
-from typing import Final, Literal, final, get_args
+from typing import Final, Literal, NamedTuple, final, get_args
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from flowctl.current import NESTED, Serving, serving
+from flowctl.controller import FlowController
+from flowctl.current import NESTED, Nested, Serving, serving
 from flowctl.errors import FlowControlError, Revoked
 from flowctl.integrations.asked import check_choice
 from flowctl.integrations.reception import leave
@@ -33,44 +35,67 @@ _OVERLOADED: Final = tuple(map(str, OVERLOADED))
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
 
-def check_manners(nested: object, release: object) -> None:
-    """Raise `ValueError` for words that are none of them."""
-    check_choice("nested", nested, NESTED)
-    check_choice("release", release, get_args(Release))
+class Manners(NamedTuple):
+    """How the requests of one server are served."""
+
+    controller: FlowController
+    nested: Nested
+    release: Release
+
+    def check(self) -> None:
+        """Raise `ValueError` for a word that is none of them."""
+        check_choice("nested", self.nested, NESTED)
+        check_choice("release", self.release, get_args(Release))
 
 
 def serve_seated(
-    app: WSGIApplication,
-    seated: Serving,
-    environ: WSGIEnvironment,
-    start_response: StartResponse,
-    *,
-    release: Release = "close",
+    app: WSGIApplication, ticket: Ticket, manners: Manners, environ: WSGIEnvironment, start_response: StartResponse
 ) -> Iterable[bytes]:
     """Call the application with a ticket that was granted, or that only watches; its response gives the seat back."""
-    ticket = seated.ticket
     environ[TICKET] = ticket
-    start = _Start(ticket, start_response, release)
+    seat = _Seat(ticket, manners)
     before = serving.get()
     try:
-        serving.set(seated)
-        result = app(environ, start)
+        serving.set(seat.serving)
+        result = app(environ, _Start(seat, start_response))
     except Revoked as revoked:
-        leave(ticket, "ignored")
+        seat.leave("ignored")
         if not ticket.is_revoked:
             raise  # somebody else's
         return refuse(revoked, environ, start_response, revoked)
     except BaseException:
-        leave(ticket, "dropped")
+        seat.leave("dropped")
         raise
     finally:
         serving.set(before)
     is_file = _is_wrapped_file(result, environ)
-    if is_file or release == "return":
-        leave(ticket, start.outcome)
+    if is_file or manners.release == "return":
+        seat.leave(seat.outcome)
     if is_file:
         return result
-    return (_SizedBody if isinstance(result, Sized) else _Body)(result, seated, start, environ)
+    apology = partial(refuse, environ=environ, start_response=start_response)
+    return (_SizedBody if isinstance(result, Sized) else _Body)(result, seat, apology)
+
+
+@final
+class _Seat:
+    """What a request has while it is served, and how that goes."""
+
+    __slots__ = ("is_left", "outcome", "release", "serving", "ticket")
+
+    def __init__(self, ticket: Ticket, manners: Manners) -> None:
+        # fixed after construction
+        self.ticket = ticket
+        self.serving = Serving(weakref.ref(ticket), manners.controller, manners.nested)
+        self.release = manners.release
+        # written in single steps by whoever serves
+        self.outcome: ReleaseOutcome = "ok"
+        self.is_left = False
+
+    def leave(self, outcome: ReleaseOutcome) -> None:
+        """Give it back. Again: nothing."""
+        leave(self.ticket, outcome)
+        self.is_left = True
 
 
 def _is_wrapped_file(result: Iterable[bytes], environ: WSGIEnvironment) -> bool:
@@ -82,31 +107,30 @@ def _is_wrapped_file(result: Iterable[bytes], environ: WSGIEnvironment) -> bool:
 class _Start:
     """`start_response` on its way to the server: it says how long the request waited, and hears how the work went."""
 
-    __slots__ = ("_ticket", "outcome", "release", "to_server")
+    __slots__ = ("_seat", "_start_response")
 
-    def __init__(self, ticket: Ticket, start_response: StartResponse, release: Release) -> None:
-        self._ticket = ticket
-        self.to_server = start_response
-        self.release = release
-        self.outcome: ReleaseOutcome = "ok"
+    def __init__(self, seat: _Seat, start_response: StartResponse) -> None:
+        self._seat = seat
+        self._start_response = start_response
 
     def __call__(
         self, status: str, headers: list[tuple[str, str]], exc_info: _ExcInfo | None = None, /
     ) -> Callable[[bytes], object]:
-        self.outcome = "dropped" if status.startswith(_OVERLOADED) else "ok"
-        timed = [*headers, server_timing(self._ticket)]
+        seat = self._seat
+        seat.outcome = "dropped" if status.startswith(_OVERLOADED) else "ok"
+        timed = [*headers, server_timing(seat.ticket)]
         if exc_info is None:
-            write = self.to_server(status, timed)
+            write = self._start_response(status, timed)
         else:
             try:
-                write = self.to_server(status, timed, exc_info)
+                write = self._start_response(status, timed, exc_info)
             finally:
                 del exc_info  # its traceback holds this frame
-        return write if self.release != "first_byte" else partial(self._write, write)
+        return write if seat.release != "first_byte" else partial(self._write, write)
 
     def _write(self, write: Callable[[bytes], object], block: bytes) -> object:
         if block:
-            leave(self._ticket, self.outcome)
+            self._seat.leave(self._seat.outcome)
         return write(block)
 
 
@@ -116,72 +140,70 @@ class _Start:
 class _Body:
     """The application's response, which gives the seat back when it is closed, raises, or is dropped."""
 
-    __slots__ = ("_begun", "_blocks", "_closed", "_environ", "_is_ignored", "_result", "_seated", "_start")
+    __slots__ = ("_apology", "_blocks", "_is_closed", "_is_ignored", "_result", "_seat")
 
     _is_stream = True
 
-    def __init__(self, result: Iterable[bytes], seated: Serving, start: _Start, environ: WSGIEnvironment) -> None:
+    def __init__(self, result: Iterable[bytes], seat: _Seat, apology: Callable[..., list[bytes]]) -> None:
         self._result = result
-        self._seated = seated
-        self._start = start
-        self._environ = environ
+        self._seat = seat
+        self._apology: Callable[..., list[bytes]] | None = apology  # instead of the first block
         self._blocks: Iterator[bytes] | None = None
-        self._begun = False
         self._is_ignored = False
-        self._closed = False
+        self._is_closed = False
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
-        seated = self._seated
-        ticket, before = seated.ticket, serving.get()
+        seat, before = self._seat, serving.get()
         try:
-            serving.set(seated)
+            serving.set(seat.serving)
             if self._blocks is None:
                 self._blocks = iter(self._result)
             block = next(self._blocks)
-            if self._begun and self._is_stream and self._start.release == "close":
+            if self._apology is None and self._is_stream and seat.release == "close":
                 self._is_ignored = True  # how long a stream takes says nothing of the back end
-                ticket.check()  # instead of one more block: a response that was whole is not broken off
+                seat.ticket.check()  # instead of one more block: a response that was whole is not broken off
         except Revoked as revoked:
-            leave(ticket, "ignored")
-            if self._begun or not ticket.is_revoked:
+            seat.leave("ignored")
+            if self._apology is None or not seat.ticket.is_revoked:
                 raise
-            self._blocks = iter(refuse(revoked, self._environ, self._start.to_server, revoked))
+            self._blocks = iter(self._apology(revoked, instead_of=revoked))
             block = next(self._blocks)
         except StopIteration:
             raise  # no more blocks; what the application cleans up in close() still has the seat
         except BaseException:
-            leave(ticket, "dropped")
+            seat.leave("dropped")
             raise
         finally:
             serving.set(before)
-        self._begun = True
-        if block and self._start.release == "first_byte":
-            leave(ticket, self._start.outcome)
+        self._apology = None
+        if block and seat.release == "first_byte":
+            seat.leave(seat.outcome)
         return block
 
     def close(self) -> None:
-        if self._closed:
+        if self._is_closed:
             return
-        self._closed = True
+        self._is_closed = True
+        seat, before = self._seat, serving.get()
         outcome: ReleaseOutcome = "dropped"
-        before = serving.get()
         try:
-            serving.set(self._seated)
+            serving.set(seat.serving)
             close: Callable[[], object] | None = getattr(self._result, "close", None)
             if close is not None:
                 close()
-            outcome = "ignored" if self._is_ignored and self._start.outcome == "ok" else self._start.outcome
+            outcome = "ignored" if self._is_ignored and seat.outcome == "ok" else seat.outcome
         finally:
             serving.set(before)
-            leave(self._seated.ticket, outcome)
+            seat.leave(outcome)
 
     def __del__(self) -> None:
-        # a server that drops it unclosed; the environment may outlive it, and the ticket with that
-        if not self._closed:
-            leave(self._seated.ticket, "ignored")
+        # a server that drops it unclosed, or that an exception stops on its way through close(); the environment may
+        # outlive it, and the ticket with that
+        if not self._seat.is_left:
+            self._seat.leave("ignored")
 
 
 @final

@@ -27,12 +27,12 @@ from waitress.task import Task, ThreadedTaskDispatcher, WSGITask
 
 from flowctl import sync
 from flowctl.controller import FlowController
-from flowctl.current import Nested, Serving
+from flowctl.current import Nested
 from flowctl.errors import Cancelled, ClosedWhileQueued, ControllerClosed, FlowControlError, Outcome
 from flowctl.integrations.asked import check_parts
 from flowctl.integrations.crew import Crew
 from flowctl.integrations.reception import OnClassifyError, Reception, ReceptionStats
-from flowctl.integrations.seated import Release, check_manners, refuse, serve_seated
+from flowctl.integrations.seated import Manners, Release, refuse, serve_seated
 from flowctl.integrations.waitress_channel import PASSED, FlowChannel, Recorded, Visit, fail, give_answer, let_pass
 from flowctl.integrations.wsgi import Classifier
 from flowctl.request import Request, check_ttl
@@ -150,7 +150,8 @@ class FlowTaskDispatcher(ThreadedTaskDispatcher):
     ) -> None:
         super().__init__()
         check_parts(app, controller, classify, kind="a WSGI application")
-        check_manners(nested, release)
+        manners = Manners(controller, nested, release)
+        manners.check()
         seconds = check_ttl(grace, "grace")
         # fixed after construction
         self._app = app
@@ -158,8 +159,7 @@ class FlowTaskDispatcher(ThreadedTaskDispatcher):
         self._reception = Reception[WSGIEnvironment](
             controller, classify, exempt=exempt, shadow=shadow, on_classify_error=on_classify_error
         )
-        self._nested: Nested = nested
-        self._release: Release = release
+        self._manners = manners
         self._grace = GRACE if seconds is None else seconds
         self._workers = Crew("waitress")
         self._desk = Crew("waitress-desk")
@@ -253,11 +253,8 @@ class FlowTaskDispatcher(ThreadedTaskDispatcher):
         if not self._reception.watches:
             return self._reception.asked(environ)
         ticket = visit.ticket = self._reception.watch(environ)
-        visit.answer = self._app if ticket is None else self._seated(ticket)
+        visit.answer = self._app if ticket is None else partial(serve_seated, self._app, ticket, self._manners)
         return self._workers
-
-    def _seated(self, ticket: Ticket) -> WSGIApplication:
-        return partial(serve_seated, self._app, Serving(ticket, self._controller, self._nested), release=self._release)
 
     def _submit(self, channel: FlowChannel, visit: Visit, asked: Request) -> None:
         try:
@@ -277,7 +274,7 @@ class FlowTaskDispatcher(ThreadedTaskDispatcher):
         """The controller's callback: in any thread, with no lock held; it takes none, and does not come back here."""
         visit.ticket = ticket
         if ticket.outcome is Outcome.DISPATCHED:
-            visit.answer = self._seated(ticket)
+            visit.answer = partial(serve_seated, self._app, ticket, self._manners)
             self._workers.put(channel.service)
             return
         error = ticket.error

@@ -16,11 +16,11 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from flowctl import sync
 from flowctl.controller import FlowController
-from flowctl.current import Nested, Serving
+from flowctl.current import Nested
 from flowctl.errors import FlowControlError
 from flowctl.integrations.asked import check_parts
 from flowctl.integrations.reception import OnClassifyError, Reception, ReceptionStats
-from flowctl.integrations.seated import Release, check_manners, refuse, serve_seated
+from flowctl.integrations.seated import Manners, Release, refuse, serve_seated
 from flowctl.integrations.server import leaving_probe, serves, threads_of
 from flowctl.request import FlowKey, Request, WaitingRoom, check_count
 
@@ -88,7 +88,8 @@ class FlowControlMiddleware:
         ):
             if count is not None:
                 check_count(name, count, at_least=1)
-        check_manners(nested, release)
+        manners = Manners(controller, nested, release)
+        manners.check()
         # fixed after construction
         self._app = app
         self._controller = controller
@@ -98,8 +99,7 @@ class FlowControlMiddleware:
         self._threads = threads
         self._max_waiting_threads = max_waiting_threads
         self._max_waiting_per_flow = max_waiting_per_flow
-        self._nested: Nested = nested
-        self._release: Release = release
+        self._manners = manners
         # empty until the first request, in the process that serves it; then one room for good
         self._opened: dict[str, WaitingRoom] = {}
         serves(controller)
@@ -118,20 +118,10 @@ class FlowControlMiddleware:
         else:
             try:
                 asked = reception.asked(environ)
-                ticket = self._controller.admit(
-                    asked.flow,
-                    cost=asked.cost,
-                    size=asked.size,
-                    ttl=asked.ttl,
-                    cancel=leaving_probe(environ),
-                    metadata=asked.metadata,
-                    room=self._room(environ),
-                    revocable=asked.revocable,
-                )
+                ticket = self._controller.admit_request(asked, cancel=leaving_probe(environ), room=self._room(environ))
             except FlowControlError as refusal:
                 return refuse(refusal, environ, start_response)
-        seated = Serving(ticket, self._controller, self._nested)
-        return serve_seated(self._app, seated, environ, start_response, release=self._release)
+        return serve_seated(self._app, ticket, self._manners, environ, start_response)
 
     def stats(self) -> ReceptionStats:
         """What was exempt, could not be classified, or was only watched: a snapshot."""
