@@ -14,6 +14,7 @@ run = $(if $(free_threaded),PYTHON_GIL=0 )$(python)
 
 # What each target installs.
 needs_test := --group test --editable .
+needs_uwsgi := --group uwsgi --editable .
 needs_check := --group dev --editable .
 needs_bench := --group bench --editable .
 needs_mutants := --group mutants --editable .
@@ -23,7 +24,7 @@ needs_figures := --group figures --editable .
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two targets would install into one environment at once
-.PHONY: help demo bench test soak mutants model proof docs-figures check format clean
+.PHONY: help demo bench test uwsgi matrix soak mutants model proof docs-figures check format clean
 
 help: ## list these targets (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +37,11 @@ bench: $(venv)/bench.stamp ## measure contention and speed on real threads (ARGS
 
 test: $(venv)/test.stamp ## run the tests (ARGS="-k lease" for some of them)
 	$(run) -m pytest $(ARGS)
+
+uwsgi: $(venv)/uwsgi.stamp ## build uWSGI, so that make test asks it too (needs a C compiler; 20 s)
+
+matrix: $(venv)/test.stamp $(venv)/uwsgi.stamp ## ask five servers all questions, and write the table in docs/servers.md
+	@$(run) -m tests.servers.matrix
 
 soak: $(venv)/test.stamp ## look for what only hours show: faults under load (ARGS=--quick for 2 minutes)
 	@$(run) -m tests.soak $(ARGS)
@@ -77,7 +83,7 @@ $(venv)/venv.stamp:
 	@$(python) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'  # the first that knows --group
 	@touch $@
 
-$(venv)/test.stamp $(venv)/check.stamp $(venv)/bench.stamp $(venv)/demo.stamp $(venv)/mutants.stamp $(venv)/figures.stamp: $(venv)/%.stamp: pyproject.toml | $(venv)/venv.stamp
+$(venv)/test.stamp $(venv)/uwsgi.stamp $(venv)/check.stamp $(venv)/bench.stamp $(venv)/demo.stamp $(venv)/mutants.stamp $(venv)/figures.stamp: $(venv)/%.stamp: pyproject.toml | $(venv)/venv.stamp
 	@$(if $(and $(filter check mutants,$*),$(free_threaded)),echo 'make $* needs a Python with a GIL: its tools do not install on this one' >&2; exit 1)
 	@echo 'installing into $(venv) what make $* needs'
 	@touch $(venv)/unfinished

@@ -16,6 +16,9 @@ from tests.support import MakeController, Spawn
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--proof", type=Path, metavar="FILE", help="append what is shown to this file (tests/proof.py)")
+    parser.addoption(
+        "--matrix", type=Path, metavar="FILE", help="append what servers do to this file, and compare none"
+    )
 
 
 def pytest_configure() -> None:

@@ -1,61 +1,47 @@
-"""What the real servers serve: an application behind the middleware, and beside it the doors to look in.
+"""What the real servers serve: applications behind the middleware, and beside them the doors to look in.
 
-It has one seat, and eight threads: so four requests may wait, one of each flow.
+There is one seat, and there are eight threads: so four requests may wait, one of each flow. On both sides of the
+middleware stands the validator of the standard library, but under ``/bare/``: it hides the length of a response and
+what a server knows its own wrapped files by.
 """
 
 from __future__ import annotations
 
-import io
 import json
+import os
 import socket
 import sys
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+from wsgiref.util import shift_path_info
+from wsgiref.validate import validator
 
+import cheroot.wsgi
 import waitress
 
 from flowctl import ConcurrencyLimit, FlowController
 from flowctl.integrations.wsgi import FlowControlMiddleware
+from tests.servers import applications
+from tests.servers.applications import application, new_stage
+from tests.servers.kinds import THREADS
 
-THREADS = 8
-TEXT = [("Content-Type", "text/plain")]
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 controller = FlowController(gate=ConcurrencyLimit(1))
-door = threading.Event()
-turnstile = threading.Semaphore(0)
+complaints: list[str] = []
 
 
-def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """The application that is protected."""
-    path: str = environ["PATH_INFO"]
-    if path == "/hold":
-        door.wait(30)
-    if path == "/stream":
-        return streamed(start_response)
-    if path == "/error":
-        raise ValueError("the application's own")
-    if path == "/late-error":
-        return broken_off(start_response)
-    start_response("200 OK", TEXT)
-    if path == "/file":
-        wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](io.BytesIO(b"a file"))
-        return wrapped
-    return [b"hello"]
+def complain(unraisable: UnraisableHookArgs) -> None:
+    """The validator can say that a response was dropped unclosed only as an error that nobody can catch."""
+    complaints.append(repr(unraisable.exc_value))
 
 
-def streamed(start_response: StartResponse) -> Iterator[bytes]:
-    start_response("200 OK", TEXT)
-    for number in range(3):
-        turnstile.acquire(timeout=30)
-        yield b"block %d\n" % number
-
-
-def broken_off(start_response: StartResponse) -> Iterator[bytes]:
-    start_response("200 OK", TEXT)
-    yield b"one block\n"
-    raise ValueError("the application's own")
+sys.unraisablehook = complain
 
 
 def whose(environ: WSGIEnvironment) -> str:
@@ -63,23 +49,42 @@ def whose(environ: WSGIEnvironment) -> str:
     return tenant
 
 
+def close() -> None:
+    controller.close()
+
+
+def let_one_through() -> None:
+    applications.stage.turnstile.release()
+
+
+DOORS: Final[Mapping[str, Callable[[], object]]] = {
+    "/stats": lambda: asdict(controller.stats()),
+    "/noted": lambda: applications.stage.noted,
+    "/complaints": lambda: complaints,
+    "/process": os.getpid,
+    "/new-stage": new_stage,
+    "/let-one-through": let_one_through,
+    "/close": close,
+}
+
+
 def serve(threads: int | None) -> WSGIApplication:
-    """The application, and beside it what shows and moves it without asking for a seat."""
-    protected = FlowControlMiddleware(guarded, controller, classify=whose, threads=threads)
+    """The applications, and beside them what shows and moves them without asking for a seat."""
+
+    def protected(app: WSGIApplication) -> FlowControlMiddleware:
+        return FlowControlMiddleware(app, controller, classify=whose, threads=threads)
+
+    prefixes: dict[str, WSGIApplication] = {"bare": protected(application), "unprotected": application}
+    validated = validator(protected(validator(application)))
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path: str = environ["PATH_INFO"]
-        if path == "/stats":
+        if path in DOORS:
             start_response("200 OK", [("Content-Type", "application/json")])
-            return [json.dumps(asdict(controller.stats())).encode()]
-        if path == "/open":
-            door.set()
-        elif path == "/next-block":
-            turnstile.release()
-        else:
-            return protected(environ, start_response)
-        start_response("200 OK", TEXT)
-        return [b""]
+            return [json.dumps(DOORS[path]()).encode()]
+        if path.split("/")[1] in prefixes:
+            return prefixes[shift_path_info(environ) or ""](environ, start_response)
+        return validated(environ, start_response)
 
     return app
 
@@ -87,6 +92,34 @@ def serve(threads: int | None) -> WSGIApplication:
 app = serve(THREADS)
 
 
+def by_waitress(listening: socket.socket) -> None:
+    # it tells by itself how many threads it has
+    waitress.serve(serve(None), threads=THREADS, sockets=[listening], channel_request_lookahead=1)
+
+
+def by_cheroot(listening: socket.socket) -> None:
+    class Server(cheroot.wsgi.Server):
+        def bind(self, family: int, type: int, proto: int = 0) -> None:  # noqa: A002 - the server's own names
+            self.socket = listening
+
+    Server(listening.getsockname(), app, numthreads=THREADS, request_queue_size=128).start()
+
+
+def by_wsgiref(listening: socket.socket) -> None:
+    class Server(ThreadingMixIn, WSGIServer):
+        daemon_threads = True
+
+        def server_bind(self) -> None:
+            self.socket.close()  # the one that it made
+            self.socket = listening
+            self.server_name, self.server_port = listening.getsockname()
+            self.setup_environ()
+
+    server = Server(listening.getsockname(), WSGIRequestHandler)
+    server.set_app(app)
+    server.serve_forever()
+
+
 if __name__ == "__main__":
-    # waitress tells by itself how many threads it has
-    waitress.serve(serve(None), threads=THREADS, sockets=[socket.socket(fileno=int(sys.argv[1]))])
+    serving_by = {"waitress": by_waitress, "cheroot": by_cheroot, "wsgiref": by_wsgiref}
+    serving_by[sys.argv[1]](socket.socket(fileno=int(sys.argv[2])))

@@ -1,0 +1,56 @@
+"""The servers of the matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers.client import Server, serving
+from tests.servers.kinds import KINDS, Kind
+from tests.servers.matrix import Saw, row_of
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.name.replace(" ", "-"))
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """A kind of server; all tests of a module for one of them, then all for the next."""
+    kind = request.param
+    assert isinstance(kind, Kind)
+    if kind.version is None:
+        pytest.skip(f"{kind.name} is not installed{' (make uwsgi)' if kind.package == 'uwsgi' else ''}")
+    return kind
+
+
+@pytest.fixture(scope="module")
+def running(kind: Kind) -> Iterator[Server]:
+    with serving(kind.command) as server:
+        yield server
+
+
+@pytest.fixture
+def server(running: Server) -> Iterator[Server]:
+    """A server that serves all tests of a module. Each leaves nothing behind, and the next request is answered."""
+    running.ask("/new-stage")
+    yield running
+    running.wait_until("in_flight", 0)
+    running.wait_until("queued", 0)
+    assert running.stats("repairs") == running.stats("abandoned") == 0
+    assert running.see("/complaints") == []
+    answer = running.ask("/hello", "next")
+    assert (answer.status, answer.body) == (200, b"hello")
+
+
+@pytest.fixture
+def own_server(kind: Kind) -> Iterator[Server]:
+    """A server of its own, for a test that ends it."""
+    with serving(kind.command) as server:
+        yield server
+
+
+@pytest.fixture
+def saw(request: pytest.FixtureRequest, kind: Kind) -> Saw:
+    """Notes what the server was seen to do: a cell of the table in docs/servers.md."""
+    notes: Path | None = request.config.getoption("--matrix")
+    assert isinstance(request.node, pytest.Function)
+    return Saw(row_of(request.node.originalname), kind.name, notes)

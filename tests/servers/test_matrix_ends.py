@@ -1,0 +1,94 @@
+"""What ends the controller or the server, in each server; so each test has a server of its own."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import select
+import socket
+import sys
+
+import pytest
+
+from tests.servers.client import Server, until
+from tests.servers.kinds import Kind
+from tests.servers.matrix import Saw
+from tests.support import Spawn
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a listening socket is handed down to the server")
+
+MEANWHILE = 50
+"""So many others are answered before somebody who was not counts as forgotten."""
+
+
+def test_closing_refuses_those_who_wait(own_server: Server, spawn: Spawn, saw: Saw) -> None:
+    held = spawn(own_server.ask, "/hold")
+    own_server.wait_until("in_flight", 1)
+    waiting = [spawn(own_server.ask, "/hello", f"tenant-{number}") for number in range(4)]
+    own_server.wait_until("queued", 4)
+
+    own_server.ask("/close")
+
+    answers = [each.result() for each in waiting]
+    assert [(answer.status, answer.problem["outcome"]) for answer in answers] == [(503, "evicted_closed")] * 4
+    late = own_server.ask("/hello")
+    assert (late.status, late.problem["outcome"]) == (503, "rejected_closed")
+    own_server.ask("/let-one-through")
+    assert held.result().status == 200
+    saw("503")
+
+
+def test_the_application_raises_system_exit(own_server: Server, kind: Kind, saw: Saw) -> None:
+    meanwhile = Meanwhile(own_server, own_server.see("/process"))
+    with own_server.send("/leave") as connection:
+        until(meanwhile.is_over, "the server ends, or goes on")
+        word = f"{received(connection)}; {meanwhile.then}"
+
+    if kind.name == "uWSGI":  # the thread that exits takes Python down, and the others may or may not notice
+        assert word in {"no answer; goes on", "empty reply; the server ends"}
+        own_server.kill()
+        word = "no answer, or the server ends"
+    saw(word)
+    assert own_server.has_ended or own_server.ask("/hello").status == 200
+
+
+# How it is found out.
+
+
+class Meanwhile:
+    """Others ask, until the server has ended, was replaced, or has answered many."""
+
+    def __init__(self, server: Server, process: object) -> None:
+        self._server = server
+        self._process = process
+        self._answered = 0
+        self.then = "nobody knows"
+
+    def is_over(self) -> bool:
+        if self._server.has_ended:
+            self.then = "the server ends"
+            return True
+        try:
+            with self._server.send("/process") as connection:
+                connection.settimeout(1)  # one that ends may take the question with it
+                response = http.client.HTTPResponse(connection)
+                response.begin()
+                process = json.loads(response.read())
+        except (OSError, http.client.HTTPException):
+            return False
+        if process != self._process:
+            self.then = "a new worker"
+            return True
+        self._answered += 1
+        self.then = "goes on"
+        return self._answered == MEANWHILE
+
+
+def received(connection: socket.socket) -> str:
+    if not select.select([connection], [], [], 0)[0]:
+        return "no answer"
+    try:
+        head = connection.recv(4096)
+    except ConnectionResetError:
+        head = b""
+    return head.split(b" ")[1].decode() if head else "empty reply"
