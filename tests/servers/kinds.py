@@ -14,6 +14,7 @@ from tests.servers.client import ROOT
 
 THREADS: Final = 8
 APP: Final = "tests.servers.serving:app"
+TELLING_APP: Final = "tests.servers.serving:telling_app"
 
 
 class Kind(NamedTuple):
@@ -22,6 +23,7 @@ class Kind(NamedTuple):
     name: str
     command: Callable[[int], list[str]]
     package: str | None = None  # None: it comes with Python
+    tells_who_left: bool = False  # while a request waits
 
     @property
     def version(self) -> str | None:
@@ -52,7 +54,7 @@ def by_uwsgi(fd: int) -> list[str]:
         f"--threads={THREADS}",
         f"--home={sys.prefix}",
         f"--pythonpath={ROOT}",
-        f"--module={APP}",
+        f"--module={TELLING_APP}",
         "--single-interpreter",
         "--need-app",
         "--die-on-term",
@@ -62,8 +64,8 @@ def by_uwsgi(fd: int) -> list[str]:
 
 
 KINDS: Final = (
-    Kind("waitress", by_itself("waitress"), "waitress"),
-    Kind("gunicorn gthread", by_gunicorn, "gunicorn"),
+    Kind("waitress", by_itself("waitress"), "waitress", tells_who_left=True),
+    Kind("gunicorn gthread", by_gunicorn, "gunicorn", tells_who_left=True),
     Kind("cheroot", by_itself("cheroot"), "cheroot"),
     Kind("uWSGI", by_uwsgi, "uwsgi"),
     Kind("wsgiref", by_itself("wsgiref")),

@@ -26,7 +26,7 @@ import waitress
 from flowctl import ConcurrencyLimit, FlowController
 from flowctl.integrations.wsgi import FlowControlMiddleware
 from tests.servers import applications
-from tests.servers.applications import application, new_stage
+from tests.servers.applications import APPLICATIONS, application, hello, new_stage
 from tests.servers.kinds import THREADS
 
 if TYPE_CHECKING:
@@ -56,6 +56,14 @@ def close() -> None:
 def let_one_through() -> None:
     applications.stage.turnstile.release()
 
+
+def nested(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Asks for a second seat, and there is but one."""
+    with controller.admit("inner", ttl=5.0):
+        return hello(environ, start_response)
+
+
+APPLICATIONS["nested"] = nested
 
 DOORS: Final[Mapping[str, Callable[[], object]]] = {
     "/stats": lambda: asdict(controller.stats()),
@@ -90,11 +98,12 @@ def serve(threads: int | None) -> WSGIApplication:
 
 
 app = serve(THREADS)
+telling_app = serve(None)
+"""For a server that tells by itself how many threads it has."""
 
 
 def by_waitress(listening: socket.socket) -> None:
-    # it tells by itself how many threads it has
-    waitress.serve(serve(None), threads=THREADS, sockets=[listening], channel_request_lookahead=1)
+    waitress.serve(telling_app, threads=THREADS, sockets=[listening], channel_request_lookahead=1)
 
 
 def by_cheroot(listening: socket.socket) -> None:

@@ -21,6 +21,7 @@ def test_a_response_of_one_block(server: Server, saw: Saw) -> None:
     answer = server.ask("/hello")
 
     assert (answer.status, answer.body) == (200, b"hello")
+    assert answer.headers["Server-Timing"].startswith("flowctl;dur=")
     assert server.stats("dispatched") == before + 1
     saw("served")
 

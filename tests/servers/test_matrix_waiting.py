@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.servers.client import Server
+from tests.servers.kinds import Kind
 from tests.servers.matrix import Saw
 from tests.support import Spawn
 
@@ -61,3 +62,28 @@ def test_a_polite_flow_is_served_while_a_noisy_one_fills_its_waiting_quota(
     assert held.result().status == 200
     assert sorted(each.result().status for each in crowd) == [200] + [429] * 19
     saw("served")
+
+
+def test_an_application_that_asks_for_a_seat_of_its_own_has_that_of_its_request(server: Server, saw: Saw) -> None:
+    before = server.stats("dispatched")
+    answer = server.ask("/nested")
+
+    assert (answer.status, answer.body) == (200, b"hello")
+    assert server.stats("dispatched") == before + 1
+    saw("served")
+
+
+def test_a_client_that_leaves_while_it_waits(server: Server, kind: Kind, spawn: Spawn, saw: Saw) -> None:
+    held = spawn(server.ask, "/hold")
+    server.wait_until("in_flight", 1)
+    before = server.stats("dispatched")
+    with server.send("/hello", "leaver"):
+        server.wait_until("queued", 1)
+
+    if kind.tells_who_left:
+        server.wait_until("queued", 0)  # without a turn
+    server.ask("/let-one-through")
+    assert held.result().status == 200
+    server.wait_until("queued", 0)
+    server.wait_until("in_flight", 0)
+    saw("stays until its turn" if server.stats("dispatched") > before else "is withdrawn")
