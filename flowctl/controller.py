@@ -23,6 +23,7 @@ from flowctl.flow import Flow
 from flowctl.gate import Gate
 from flowctl.incidents import Incidents
 from flowctl.ledger import Ledger
+from flowctl.limiting import Limiter, Whose
 from flowctl.news import Observer
 from flowctl.request import (
     FlowKey,
@@ -291,6 +292,43 @@ class FlowController:
         if ticket.outcome is None:
             state.look_out(wait.arrived + TICK if state.ticks_while_queued else wait.deadline)
         return ticket
+
+    def limit(
+        self,
+        flow: str | FlowKey | Whose,
+        *,
+        priority: int = 0,
+        cost: int = 1,
+        size: int = 0,
+        ttl: float | None = None,
+        metadata: Mapping[str, object] | None = None,
+        revocable: bool | None = None,
+    ) -> Limiter:
+        """A decorator: each call of the function waits for its seats, and gives them back when it ends.
+
+        `flow` may be a function of the call's own arguments; it returns an id, a `FlowKey`, or a `Request`, which says
+        all the rest as well. A call raises what `admit` raises. A coroutine function waits on its loop. A generator has
+        its seat from the first `next()` until it ends or is closed, is no sample for an adaptive limit, and has
+        `Revoked` raised at its `yield` if it is asked to stop. What merely returns an iterator or an awaitable has its
+        seat until it returns that. Raises `TypeError` or `ValueError` for a bad argument, `TypeError` for an async
+        generator function.
+
+        A limited function that calls a limited one asks for a second seat while it holds the first. If none is left it
+        waits for itself, until its ttl: limit the outer or the inner one.
+
+        >>> from flowctl import ConcurrencyLimit
+        >>> controller = FlowController(gate=ConcurrencyLimit(8))
+        >>> @controller.limit(flow=lambda tenant, text: tenant, ttl=5.0)
+        ... def translate(tenant: str, text: str) -> str:
+        ...     return text.upper()
+        >>> translate("tenant-a", "hello"), controller.stats().dispatched
+        ('HELLO', 1)
+        >>> controller.close()
+        True
+        """
+        return Limiter(
+            self, flow, priority=priority, cost=cost, size=size, ttl=ttl, metadata=metadata, revocable=revocable
+        )
 
     def _wait(self, state: State, ticket: Ticket, wait: Wait, found: Flow | None) -> Ticket:
         """Arrive, and park until the ticket is settled: the ticket if it was granted, else its error is raised."""

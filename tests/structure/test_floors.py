@@ -32,7 +32,7 @@ FLOORS = (
     ),
     ("config", "ticket"),
     ("current",),
-    ("queue", "gate", "news", "job", "awaiting"),
+    ("queue", "gate", "news", "job", "awaiting", "limiting"),
     ("ranking", "adaptive", "saturation", "crew"),
     ("band",),
     ("flow",),
