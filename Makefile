@@ -61,7 +61,7 @@ docs-figures: $(venv)/figures.stamp ## draw the figures of docs/ anew
 check: $(venv)/check.stamp ## check format, lint, types and structure
 	$(run) -m ruff format --check .
 	$(run) -m ruff check .
-	$(run) -m mypy $(wildcard flowctl tests benchmarks)
+	$(run) -m mypy $(wildcard flowctl tests benchmarks docs/examples)
 	$(run) -m pytest tests/structure
 
 format: $(venv)/check.stamp ## format the code and apply the linter's safe fixes
@@ -70,7 +70,7 @@ format: $(venv)/check.stamp ## format the code and apply the linter's safe fixes
 
 clean: ## remove environments, caches and build output (a built interpreter stays)
 	rm -rf .venv .venv-* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find $(wildcard flowctl tests benchmarks) -name __pycache__ -prune -exec rm -rf {} +
+	find $(wildcard flowctl tests benchmarks docs) -name __pycache__ -prune -exec rm -rf {} +
 
 # An install that was interrupted leaves its mark: nothing in that environment can be trusted, so it is made anew.
 $(shell test ! -e $(venv)/unfinished || rm -rf $(venv))
