@@ -210,12 +210,11 @@ def test_a_client_that_leaves_while_it_waits_is_never_asked_about(city: City) ->
 
 
 def test_batch_work_is_broken_off_when_somebody_more_important_waits(city: City) -> None:
-    prompts = city.fill(NIGHTLY, stream=True)
-    urgent = city.ask(ACME, "urgent", max_tokens=LARGE)
-
-    for prompt, stream in zip(prompts, city.held, strict=True):
+    for prompt, stream in zip(city.fill(NIGHTLY, stream=True), city.held, strict=True):
         city.steps.make(prompt)
         stream.delta()
+
+    urgent = city.ask(ACME, "urgent", max_tokens=LARGE)
     until(lambda: city.revoked() > 0, "somebody is asked to stop")
     city.steps.open()
     assert urgent.answer().status == 200
