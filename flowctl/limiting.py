@@ -196,7 +196,9 @@ class _Watched(Generator[Y, S, R]):
     def throw(
         self, kind: type[BaseException] | BaseException, value: object = None, trace: TracebackType | None = None, /
     ) -> Y:
-        return self._inner.throw(value if isinstance(value, BaseException) else kind)
+        if value is None and trace is None:
+            return self._inner.throw(kind)
+        return self._inner.throw(kind, value, trace)  # type: ignore[arg-type]  # the old way, as it came
 
     def _reason(self) -> Revoked | None:
         try:

@@ -54,15 +54,27 @@ def test_a_call_has_a_seat_while_it_runs(controller: FlowController) -> None:
     assert controller.stats().dispatched == 2
 
 
-def test_it_keeps_the_names_and_the_signature(controller: FlowController) -> None:
-    def report(first: int, *, second: str = "x") -> str:
-        """What it says."""
-        return second * first
+async def to_await(first: int, *, second: str = "x") -> None:
+    """What it says."""
 
-    limited = controller.limit(flow="reports")(report)
 
-    assert (limited.__name__, limited.__doc__, limited.__module__) == ("report", "What it says.", __name__)
-    assert inspect.signature(limited) == inspect.signature(report)
+def to_call(first: int, *, second: str = "x") -> None:
+    """What it says."""
+
+
+def to_iterate(first: int, *, second: str = "x") -> Iterator[None]:
+    """What it says."""
+    yield
+
+
+@pytest.mark.parametrize("function", [to_await, to_call, to_iterate])
+def test_it_keeps_its_name_signature_and_kind(controller: FlowController, function: Callable[..., object]) -> None:
+    limited = controller.limit(flow="reports")(function)
+
+    assert (limited.__name__, limited.__doc__, limited.__module__) == (function.__name__, "What it says.", __name__)
+    assert inspect.signature(limited) == inspect.signature(function)
+    for is_kind in (inspect.iscoroutinefunction, inspect.isgeneratorfunction):
+        assert is_kind(limited) == is_kind(function)
 
 
 def test_one_decorator_limits_several_functions(controller: FlowController) -> None:
@@ -437,15 +449,18 @@ def test_what_is_sent_thrown_and_returned_goes_through(controller: FlowControlle
     assert ended.value.value == "returned"
 
 
+@pytest.mark.filterwarnings("ignore:the .* signature of throw:DeprecationWarning")
 def test_an_exception_that_is_thrown_by_its_class_goes_through_too(controller: FlowController) -> None:
     @controller.limit(flow="a")
     def count() -> Generator[int, None, None]:
         yield 1
 
-    counting = count()
-    next(counting)
-    with pytest.raises(LookupError):
-        counting.throw(LookupError)
+    for thrown in [(LookupError,), (LookupError, "own"), (LookupError, LookupError("own"), None)]:
+        counting = count()
+        next(counting)
+        with pytest.raises(LookupError) as raised:
+            counting.throw(*thrown)  # type: ignore[arg-type]  # any way that there is
+        assert raised.value.args == (("own",) if thrown[1:] else ())
 
 
 def test_how_a_generator_ended_is_a_sample_only_if_it_raised(make_controller: MakeController) -> None:
