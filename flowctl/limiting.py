@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine, Generator, Mapping
-from dataclasses import replace
 from functools import wraps
 from types import TracebackType
 from typing import Final, ParamSpec, Protocol, TypeVar, final
@@ -108,7 +107,7 @@ class Limiter:
     def _plain(self, function: Callable[P, T]) -> Callable[P, T]:
         @wraps(function)
         def limited(*args: P.args, **kwargs: P.kwargs) -> T:
-            with self._admit(self._asked(args, kwargs)):
+            with self._admit(*self._asked(args, kwargs)):
                 return function(*args, **kwargs)
 
         return limited
@@ -116,7 +115,7 @@ class Limiter:
     def _coroutine(self, function: Callable[P, Coroutine[Y, S, R]]) -> Callable[P, Coroutine[Y, S, R]]:
         @wraps(function)
         async def limited(*args: P.args, **kwargs: P.kwargs) -> R:
-            with await self._admit_async(self._asked(args, kwargs)):
+            with await self._admit_async(*self._asked(args, kwargs)):
                 return await function(*args, **kwargs)
 
         return limited
@@ -124,7 +123,7 @@ class Limiter:
     def _generator(self, function: Callable[P, Generator[Y, S, R]]) -> Callable[P, Generator[Y, S, R]]:
         @wraps(function)
         def limited(*args: P.args, **kwargs: P.kwargs) -> Generator[Y, S, R]:
-            with self._admit(self._asked(args, kwargs)) as ticket:
+            with self._admit(*self._asked(args, kwargs)) as ticket:
                 try:
                     result = yield from _Watched(function(*args, **kwargs), ticket)
                 except GeneratorExit:
@@ -135,13 +134,14 @@ class Limiter:
 
         return limited
 
-    def _asked(self, args: tuple[object, ...], kwargs: dict[str, object]) -> Request:
-        """What a call asks for."""
+    def _asked(self, args: tuple[object, ...], kwargs: dict[str, object]) -> tuple[FlowKey, Request]:
+        """Whose call it is, and on which terms."""
+        terms = self._terms
         if self._whose is None:
-            return self._terms
+            return terms.flow, terms
         named = self._whose(*args, **kwargs)
         if isinstance(named, str | FlowKey):
-            return replace(self._terms, flow=check_flow_key(named, self._terms.flow.priority))
+            return check_flow_key(named, terms.flow.priority), terms
         if not isinstance(named, Request):
             raise TypeError(f"flow must return a str, a FlowKey or a Request, not {shown(named)}")
         if named.received_at is not None:
@@ -150,12 +150,12 @@ class Limiter:
             raise ValueError(
                 f"{', '.join(self._said)} must not be said to limit() where flow returns a Request, which says it"
             )
-        return named
+        return named.flow, named
 
-    def _admit(self, asked: Request) -> Ticket:
+    def _admit(self, key: FlowKey, asked: Request) -> Ticket:
         return self._door.admit(
-            asked.flow.id,
-            priority=asked.flow.priority,
+            key.id,
+            priority=key.priority,
             cost=asked.cost,
             size=asked.size,
             ttl=asked.ttl,
@@ -163,10 +163,10 @@ class Limiter:
             revocable=asked.revocable,
         )
 
-    async def _admit_async(self, asked: Request) -> Ticket:
+    async def _admit_async(self, key: FlowKey, asked: Request) -> Ticket:
         return await self._door.admit_async(
-            asked.flow.id,
-            priority=asked.flow.priority,
+            key.id,
+            priority=key.priority,
             cost=asked.cost,
             size=asked.size,
             ttl=asked.ttl,
