@@ -309,12 +309,13 @@ class FlowController:
         `flow` may be a function of the call's own arguments; it returns an id, a `FlowKey`, or a `Request`, which says
         all the rest as well. A call raises what `admit` raises. A coroutine function waits on its loop. A generator has
         its seat from the first `next()` until it ends or is closed, is no sample for an adaptive limit, and has
-        `Revoked` raised at its `yield` if it is asked to stop. What merely returns an iterator or an awaitable has its
-        seat until it returns that. Raises `TypeError` or `ValueError` for a bad argument, `TypeError` for an async
-        generator function.
+        `Revoked` raised at its `yield` if it is asked to stop (others do not hear of that). What merely returns an
+        iterator or an awaitable has its seat until it returns that. Raises `TypeError` or `ValueError` for a bad
+        argument, `TypeError` for an async generator function.
 
         A limited function that calls a limited one asks for a second seat while it holds the first. If none is left it
-        waits for itself, until its ttl: limit the outer or the inner one.
+        waits for itself, until its ttl: limit the outer or the inner one. Within a request that a middleware of this
+        controller serves, both ride on that request's seat.
 
         >>> from flowctl import ConcurrencyLimit
         >>> controller = FlowController(gate=ConcurrencyLimit(8))

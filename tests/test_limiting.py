@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator
 from functools import partial
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
 
@@ -23,8 +24,10 @@ from flowctl import (
     Saturated,
     Ticket,
 )
+from flowctl.integrations.wsgi import FlowControlMiddleware
 from flowctl.policies.limits import Estimate, Window
 from flowctl.testing import FakeClock
+from tests.servers.exchange import Exchange
 from tests.support import PATIENCE, MakeController, Spawn
 
 
@@ -175,6 +178,25 @@ def test_whoever_calls_itself_takes_a_seat_each_time(make_controller: MakeContro
     with pytest.raises(Saturated):
         depth(4)
     assert in_flight(controller) == 0
+
+
+def test_within_a_request_of_a_middleware_all_calls_ride_on_its_seat(controller: FlowController) -> None:
+    @controller.limit(flow="a", ttl=0)
+    def depth(number: int) -> int:
+        return depth(number - 1) if number else in_flight(controller)
+
+    @controller.limit(flow="a", ttl=0)
+    def count() -> Iterator[int]:
+        yield depth(3)
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        return [str([depth(3), *count()]).encode()]
+
+    protected = FlowControlMiddleware(app, controller, classify=lambda environ: "a", threads=1)
+
+    assert Exchange(protected).read() == [b"[1, 1]"]
+    assert controller.stats().dispatched == 1
 
 
 # --- methods ----------------------------------------------------------------------------------------------------------
