@@ -6,26 +6,22 @@ with the queue before the threads; that also without the noisy tenant, which is 
 middleware, with 24 threads: with no more than there are seats, all are in the back end, and none is left to refuse
 anybody. It refuses the noisy tenant most of the time; the queue refuses nobody.
 
-The server is a process of its own, the clients run in this one: ``python -m benchmarks.servers FD KIND``.
+The server is a process of its own, the clients run in this one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
-import subprocess
-import sys
-import threading
 from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from waitress.server import create_server
 
-from benchmarks.harness import Depth, Question, Row, Step, in_turns
+from benchmarks.harness import Depth, Question, Row, Step, Target, in_turns
+from benchmarks.serving import handed_down, started
 from flowctl import ConcurrencyLimit, FlowController
 from flowctl.demo.clients import Tenant
 from flowctl.demo.server import SEATS, answer, tenant_of
@@ -41,7 +37,17 @@ QUEUE: Final = "queue before the threads"
 STOCK: Final = "stock waitress"
 MIDDLEWARE: Final = "middleware, 24 threads"
 ALONE: Final = "no noisy tenant"
-RIVALS: Final = (ALONE, MIDDLEWARE, STOCK)
+KINDS: Final = (QUEUE, ALONE, MIDDLEWARE, STOCK)
+
+BETTER: Final = Target("ratio", "at most", 1 / 8)
+P50: Final = (
+    (QUEUE, ALONE, Target("ratio", "at most", 1.5)),
+    (MIDDLEWARE, ALONE, Target("ratio", "at most", 2.5)),
+    (QUEUE, STOCK, BETTER),
+    (MIDDLEWARE, STOCK, BETTER),
+)
+P99: Final = ((QUEUE, ALONE), (MIDDLEWARE, ALONE), (QUEUE, STOCK))
+NOBODY: Final = Target("value", "at most", 0)
 
 WARMING_UP: Final = 1.5
 """Seconds that do not count: longer than a request waits behind all others at stock waitress."""
@@ -49,7 +55,6 @@ WARMING_UP: Final = 1.5
 
 def _serve(kind: str, listening: socket.socket) -> None:
     """Serve until whoever started us is gone."""
-    threading.Thread(target=_end_with_starter, daemon=True).start()
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a full queue is what is measured
     controller = FlowController(gate=ConcurrencyLimit(SEATS))
     if kind in {QUEUE, ALONE}:
@@ -61,64 +66,67 @@ def _serve(kind: str, listening: socket.socket) -> None:
         create_server(answer, sockets=[listening], threads=THREADS, connection_limit=1000).run()
 
 
-def _end_with_starter() -> None:
-    sys.stdin.buffer.read()  # returns when the other end of the pipe is gone, however its process ended
-    os._exit(0)
+class Seen(NamedTuple):
+    """Milliseconds that the polite tenant waited for its answers, and refusals a second of both tenants."""
+
+    p50: float
+    p99: float
+    refused: float
 
 
-def p50(kind: str, seconds: float) -> float:
-    """Milliseconds that the polite tenant waited for the middle one of its answers, at a new server."""
-    with ExitStack() as closing:
-        with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
-            port: int = listening.getsockname()[1]
-            process = closing.enter_context(
-                subprocess.Popen(
-                    [sys.executable, "-m", "benchmarks.servers", str(listening.fileno()), kind],
-                    stdin=subprocess.PIPE,  # it ends when this is closed
-                    pass_fds=[listening.fileno()],
-                )
-            )
-        assert process.stdin is not None
-        closing.callback(process.stdin.close)
-        return asyncio.run(_ask(port, 0 if kind == ALONE else NOISY, seconds))
+def seen(kind: str, seconds: float) -> Seen:
+    """At a new server."""
+    with started("benchmarks.servers", kind) as server:
+        return asyncio.run(_ask(server.port, 0 if kind == ALONE else NOISY, seconds))
 
 
-async def _ask(port: int, noisy: int, seconds: float) -> float:
+async def _ask(port: int, noisy: int, seconds: float) -> Seen:
     now = asyncio.get_running_loop().time
-    polite = Tenant("polite", POLITE)
+    tenants = (Tenant("polite", POLITE), Tenant("noisy", noisy))
     async with asyncio.TaskGroup() as clients:
-        running = [
-            clients.create_task(tenant.ask_on_and_on(port))
-            for tenant in (Tenant("noisy", noisy), polite)
-            for _ in range(tenant.clients)
-        ]
+        running = [clients.create_task(tenant.ask_on_and_on(port)) for tenant in tenants for _ in range(tenant.clients)]
         await asyncio.sleep(WARMING_UP)
-        polite.reset(now())
+        for tenant in tenants:
+            tenant.reset(now())
         await asyncio.sleep(seconds)
-        figures = polite.figures(now())
+        polite, other = (tenant.figures(now()) for tenant in tenants)
         for client in running:
             client.cancel()
-    return figures.p50 * 1e3
+    return Seen(polite.p50 * 1e3, polite.p99 * 1e3, polite.refused + other.refused)
 
 
 def _measure(rounds: int, seconds: float) -> Sequence[Row]:
-    kinds = (QUEUE, *RIVALS)
-    found = dict(zip(kinds, in_turns(rounds, [partial(p50, kind, seconds) for kind in kinds]), strict=True))
+    sides = [partial(seen, kind, seconds) for kind in KINDS]
+    return rows(dict(zip(KINDS, in_turns(rounds, sides), strict=True)))
+
+
+def rows(found: dict[str, list[Seen]]) -> list[Row]:
+    """What was seen at each kind of server, round by round, as rows."""
+    p50 = {kind: tuple(each.p50 for each in rounds) for kind, rounds in found.items()}
+    p99 = {kind: tuple(each.p99 for each in rounds) for kind, rounds in found.items()}
+    refused = sum(each.refused for each in found[QUEUE])
     return [
-        Row(
-            name=f"{QUEUE}, to {rival}",
-            unit="ms",
-            samples=tuple(found[QUEUE]),
-            rival=rival,
-            rival_samples=tuple(found[rival]),
-        )
-        for rival in RIVALS
+        *(_row("p50", p50, kind, rival, target) for kind, rival, target in P50),
+        *(_row("p99", p99, kind, rival) for kind, rival in P99),
+        # all rounds together: a median of them could hide some
+        Row(name=f"{QUEUE}: refusals, of both tenants", unit="/s", samples=(refused,), target=NOBODY),
     ]
+
+
+def _row(what: str, found: dict[str, tuple[float, ...]], kind: str, rival: str, target: Target | None = None) -> Row:
+    return Row(
+        name=f"{what}, {kind}, to {rival}",
+        unit="ms",
+        samples=found[kind],
+        rival=rival,
+        rival_samples=found[rival],
+        target=target,
+    )
 
 
 def steps(depth: Depth) -> list[Step]:
     rounds, seconds = (3, 6.0) if depth.full else (1, 2.5)
-    expected = rounds * (1 + len(RIVALS)) * (seconds + WARMING_UP + 0.5)
+    expected = rounds * len(KINDS) * (seconds + WARMING_UP + 0.5)
     return [Step("a polite tenant behind a server", expected, partial(_measure, rounds, seconds))]
 
 
@@ -126,4 +134,5 @@ QUESTION: Final = Question("servers", "how long a polite tenant waits behind wai
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[2], socket.socket(fileno=int(sys.argv[1])))
+    listening, (kind,) = handed_down()
+    _serve(kind, listening)
