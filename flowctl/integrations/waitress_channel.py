@@ -17,6 +17,9 @@ from waitress.task import WSGITask
 
 from flowctl.ticket import Ticket
 
+MOMENT: Final = 0.005
+"""Seconds that the thread which reads and writes waits for one that sends: the interpreter's usual switch interval."""
+
 # --- what an environment says to the application at the top -------------------------------------------------------
 
 PASSED: Final = "flowctl.passed"
@@ -165,6 +168,13 @@ class FlowChannel(HTTPChannel):
             raise
         finally:
             self._front.leave(visit)  # last: until then a shutdown waits for what we have put before its threads
+
+    def handle_write(self) -> None:
+        # A thread that has this lock is sending, and needs the GIL to be done. waitress would come back at once, and
+        # again, until the GIL is taken from it: 40 times a request, if clients ask on as soon as they are answered.
+        if self.outbuf_lock.acquire(timeout=MOMENT):
+            self.outbuf_lock.release()
+        super().handle_write()
 
     def handle_close(self) -> None:
         super().handle_close()
