@@ -61,7 +61,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         epilog="By way of make: make bench ARGS='--quick --only free,lease'. Ctrl-C ends a run early and keeps what it "
         "measured. How to read the table: benchmarks/README.md.",
     )
-    parser.add_argument("--quick", action="store_true", help="2.5 minutes, and rougher (default: 12 to 13 minutes)")
+    parser.add_argument("--quick", action="store_true", help="2.5 minutes, and rougher (default: 11 to 12 minutes)")
     parser.add_argument(
         "--only", type=_chosen, default=QUESTIONS, metavar="NAMES", help="questions, by commas: see --list"
     )

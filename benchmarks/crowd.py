@@ -251,9 +251,7 @@ def steps(depth: Depth) -> list[Step]:
     count = 10_000 if depth.full else 2_000
     return [
         Step("queued at shutdown", 2.0, _shutdown),
-        Step(
-            "a crowd before 8 threads", 1.0 + count * 2e-3 + (count / 1e3) ** 2 * 0.4, partial(_crowd, of_size(count))
-        ),
+        Step("a crowd before 8 threads", 1.0 + count * 1.7e-3, partial(_crowd, of_size(count))),
     ]
 
 

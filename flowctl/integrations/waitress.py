@@ -49,6 +49,9 @@ BELOW: Final = (4,)
 GRACE: Final = 5.0
 """Seconds at shutdown for what is in flight: waitress' own default."""
 
+ACCEPTED_AT_ONCE: Final = 64
+"""So many take a few milliseconds, in which nothing is read."""
+
 SETTINGS: Final[dict[str, object]] = {
     "channel_request_lookahead": 1,  # with 0 nobody looks at a connection whose request waits: who left stays queued
     "connection_limit": 1000,  # with 100 a crowd fills the backlog of the socket, which is first come first served
@@ -112,6 +115,7 @@ def create_server(
             dispatcher.prepare = each.application  # what waitress has put around `let_pass`; the same for all
             each.application = give_answer
             each.channel_class = partial(FlowChannel, dispatcher)  # type: ignore[assignment]  # it is only called
+            each.handle_accept = partial(accept_some, each)  # type: ignore[method-assign]  # likewise
     try:
         dispatcher.set_thread_count(server.adj.threads)
     except BaseException:
@@ -119,6 +123,21 @@ def create_server(
         server.close()
         raise
     return server
+
+
+def accept_some(server: BaseWSGIServer) -> None:
+    """Accept those connections that wait to be, as far as `connection_limit` goes; of very many a part."""
+    # waitress accepts one in each turn of its loop, and each turn looks at all connections. With thousands of them
+    # fewer would be accepted than are served; the others wait at the socket, first come first served.
+    for _ in range(ACCEPTED_AT_ONCE):
+        before = _connections(server)
+        BaseWSGIServer.handle_accept(server)
+        if _connections(server) == before or not server.readable():
+            return
+
+
+def _connections(server: BaseWSGIServer) -> int:
+    return len(server.active_channels)  # type: ignore[arg-type]  # the stubs take the dict of them for one of them
 
 
 def check_version(found: str) -> None:

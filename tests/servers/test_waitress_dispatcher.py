@@ -245,6 +245,23 @@ def test_at_the_connection_limit_nobody_is_refused(serve: Serve) -> None:
     assert late.answer().status == 200
 
 
+@pytest.mark.parametrize(("limit", "accepted"), [(7, 5), (100, 10)])
+def test_connections_that_wait_are_accepted_together_up_to_the_limit(
+    serve: Serve, closing: ExitStack, controller: FlowController, limit: int, accepted: int
+) -> None:
+    # the listening socket and the trigger count as well
+    server = create_server(serve.app, controller, classify=by_header, listen="127.0.0.1:0", connection_limit=limit)
+    assert isinstance(server, BaseWSGIServer)
+    closing.callback(wasyncore.close_all, vars(server)["_map"], ignore_all=True)
+    closing.callback(server.task_dispatcher.shutdown)
+    for _ in range(10):
+        closing.enter_context(socket.create_connection(("127.0.0.1", int(vars(server)["effective_port"]))))
+
+    server.handle_accept()
+
+    assert len(vars(server)["active_channels"]) == accepted
+
+
 @pytest.mark.parametrize("threads", [1, 8])
 def test_a_hundred_queued_at_shutdown_get_a_hundred_answers(serve: Serve, spawn: Spawn, threads: int) -> None:
     server = serve(threads=threads)
