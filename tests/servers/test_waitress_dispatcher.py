@@ -21,6 +21,7 @@ from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer
 
 from flowctl import BandConfig, Config, FlowController, FlowKey, Request
+from flowctl.integrations import waitress_channel
 from flowctl.integrations.seated import TICKET
 from flowctl.integrations.waitress import BELOW, OLDEST, FlowTaskDispatcher, check_version, create_server
 from flowctl.integrations.wsgi import Classifier
@@ -400,6 +401,32 @@ def test_a_stream_whose_client_leaves_gives_its_seat_back(serve: Serve) -> None:
     stream.close()
     serve.app.turnstile.release(2)
     assert server.ask("/").status == 200
+
+
+def test_the_loop_waits_for_a_thread_that_is_sending(
+    serve: Serve, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waitress_channel, "MOMENT", PATIENCE)
+    server = serve()
+    held = server.hold()
+    [channel] = dict[int, HTTPChannel](vars(server.server)["active_channels"]).values()
+    is_sending, go_on, done = threading.Event(), threading.Event(), list[str]()
+
+    def send() -> None:
+        with channel.outbuf_lock:
+            is_sending.set()
+            go_on.wait(PATIENCE)
+            done.append("sent")
+
+    sending = spawn(send)
+    assert is_sending.wait(PATIENCE)
+    go_on.set()
+    channel.handle_write()
+
+    assert done == ["sent"], "waitress itself would come back at once, until the thread has got the GIL"
+    sending.result()
+    serve.app.door.set()
+    assert held.answer().status == 200
 
 
 def test_a_file_is_sent_by_the_server_itself(serve: Serve) -> None:
