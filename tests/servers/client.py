@@ -32,15 +32,16 @@ class Answer(NamedTuple):
 class Server:
     """A client of a running server. The socket was listening before the server was there: nobody has to poll for it."""
 
-    def __init__(self, port: int, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, port: int, process: subprocess.Popen[bytes] | None = None) -> None:
         self._port = port
-        self._process = process
+        self._process = process  # if it is ours to watch
 
     @property
     def has_ended(self) -> bool:
-        return self._process.poll() is not None
+        return self._process is not None and self._process.poll() is not None
 
     def kill(self) -> None:
+        assert self._process is not None
         self._process.kill()
         self._process.wait()
 
