@@ -42,6 +42,17 @@ from flowctl.stats import BandStats, CollectReport, Contention, ShardUse, Stats
 from flowctl.ticket import Hold, Ticket, Unborn, Wait
 from flowctl.turn import Turn
 
+
+def _find(state: State, request: Request) -> Flow | None:
+    """The flow of a request that may be granted at once; None if there is none, or its deadline is to be looked at."""
+    if request.received_at is not None:
+        return None
+    try:
+        return state.bands[request.flow.priority].flows.entries[request.flow.id]
+    except KeyError:
+        return None
+
+
 _ZERO, _ONE = 0, 1  # the interpreter keeps one of each: who passes another goes the longer way round
 
 
@@ -193,22 +204,16 @@ class FlowController:
         passenger = passenger_of(self) if self._may_ride else None
         if passenger is not None:
             return passenger
-        state, key = self._state, request.flow
-        turn = state.turn
-        found: Flow | None = None
-        if request.received_at is None:  # else its deadline may have passed
-            try:
-                found = state.bands[key.priority].flows.entries[key.id]
-            except KeyError:
-                pass
-            else:
-                ticket = Ticket(turn, found, request.cost, request.size)
-                if request.revocable is not None:
-                    ticket.wait = self._wait_of(request)
-                if turn.try_grant(ticket, Hold(ticket, turn.hand_in), found):
-                    return ticket
+        state = self._state
+        turn, found = state.turn, _find(state, request)
+        if found is not None:
+            ticket = Ticket(turn, found, request.cost, request.size)
+            if request.revocable is not None:
+                ticket.wait = self._wait_of(request)
+            if turn.try_grant(ticket, Hold(ticket, turn.hand_in), found):
+                return ticket
         wait = self._wait_of(request, cancel=cancel, room=room)
-        return self._wait(state, Ticket(turn, Unborn(key), request.cost, request.size), wait, found)
+        return self._wait(state, Ticket(turn, Unborn(request.flow), request.cost, request.size), wait, found)
 
     def _wait_of(
         self,
@@ -282,10 +287,16 @@ class FlowController:
             raise TypeError(f"on_settled must be callable, not {shown(on_settled)}")
         check_room(room)
         state = self._state
-        ticket = Ticket(state.turn, Unborn(request.flow), request.cost, request.size)
+        turn, found = state.turn, _find(state, request)
         wait = self._wait_of(request, on_settled=on_settled, room=room)
+        ticket = Ticket(turn, Unborn(request.flow) if found is None else found, request.cost, request.size)
         try:
-            self._arrive(state, ticket, wait, None)
+            if found is not None:
+                ticket.wait = wait
+                if turn.try_grant(ticket, Hold(ticket, turn.hand_in), found):
+                    turn.tell_granted(ticket)
+                    return ticket
+            self._arrive(state, ticket, wait, found)
         except BaseException:
             state.turn.give_up(ticket)
             raise

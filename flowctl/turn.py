@@ -75,6 +75,14 @@ class Turn(Holders):
             self.help()
         return True
 
+    def tell_granted(self, ticket: Ticket) -> None:
+        """Call the callback of a ticket that was granted on the spot. If an exception comes before, nobody is told: it
+        goes to whoever asked, and his ticket is to be given up.
+        """
+        if self.news.observer is None:  # else it was told with the observer
+            self.news.settled.append(ticket)
+            self.help()
+
     def adopt(self, hold: Hold[Flow], flow: Flow) -> None:
         """Enter the hold of a new flow's creator, which owns the pin that the flow was born with."""
         with self.lock:
