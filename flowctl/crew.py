@@ -136,8 +136,8 @@ class Crew:
             self._look_round()
 
     def _work(self) -> None:
-        if self._initializer is not None and not self._has_begun(self._initializer):
-            return
+        if self._initializer is not None:
+            self._begin(self._initializer)  # if that fails: what it was hired for was refused, and is to be cleared away
         while not self.is_lost:
             granted = self._ready.get()
             if granted is not None:
@@ -181,7 +181,7 @@ class Crew:
         finally:
             self.wind_up()
 
-    def _has_begun(self, initializer: Callable[[], object]) -> bool:
+    def _begin(self, initializer: Callable[[], object]) -> None:
         try:
             initializer()
         except BaseException:
@@ -189,8 +189,6 @@ class Crew:
             with self._mutex:
                 self._is_broken = True
             self.refuse_all(lambda place: BrokenExecutor("an initializer of a worker failed"))
-            return False
-        return True
 
     def is_resting(self) -> bool:
         """Does no worker run anything?"""

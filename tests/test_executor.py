@@ -696,7 +696,7 @@ def test_what_was_shut_down_stays_so_in_a_forked_child(executor: FlowExecutor) -
 
 
 PREAMBLE = """
-import atexit, threading
+import atexit, logging, threading
 from flowctl import ConcurrencyLimit, Config, FlowController
 from flowctl.executor import FlowExecutor
 
@@ -732,6 +732,17 @@ executor = FlowExecutor(controller)
             "future.add_done_callback(lambda future: print(type(future.exception()).__name__))",
             ["ClosedWhileQueued"],
             id="queued work whose seat nobody gives back",
+        ),
+        pytest.param(
+            "logging.disable()\n"
+            "def bad(): raise LookupError\n"
+            "broken = FlowExecutor(controller, initializer=bad)\n"
+            "broken.submit(abs, 1).exception()\n"
+            "holder = controller.admit('a')\n"
+            "future = executor.submit(print, 'never')\n"
+            "future.add_done_callback(lambda future: print(type(future.exception()).__name__))",
+            ["ClosedWhileQueued"],
+            id="the same beside an executor whose initializer failed",
         ),
         pytest.param(
             "def more():\n"
