@@ -118,9 +118,9 @@ class FlowExecutor(Executor):
         future: Told[T] = Told(crew)
         place = Place(crew, scope)
         job = Job(crew, call, future, place)
-        crew.enter(place, job)
         try:
             Future.add_done_callback(future, place.leave)  # it needs no time
+            crew.enter(place, job)
             place.ticket = self._controller.submit(request, job.settled)
         except BaseException:
             future.cancel()
