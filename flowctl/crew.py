@@ -7,7 +7,6 @@ C2  The workers end after `end`, once no job is pending. At exit all crews end.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from typing import Final, TypeVar, final
@@ -40,7 +39,7 @@ class Crew:
         # dict: without a GIL, a deque cannot be copied while others change it
         self._ready: sync.Handover[tuple[Pending, Ticket] | None] = sync.Handover()
         self._waiters: dict[sync.Parking, None] = {}
-        self._starting: deque[int] = deque()
+        self._starting: dict[object, None] = {}
         self._threads: dict[sync.Thread, None] = {}
         # re-entrant for handlers and finalisers, which find plain stores half done at no point; rank: innermost
         self._mutex = sync.RLock()
@@ -85,22 +84,33 @@ class Crew:
         self._count_on_a_worker((job, ticket))
 
     def _count_on_a_worker(self, granted: tuple[Pending, Ticket] | None) -> None:
-        with self._mutex:
-            # plain stores: no handler can come between them
-            spare, number = self._spare, self._hired
-            hires = spare <= 0 and (self._most is None or number < self._most)
-            warns = spare <= 0 and not hires and not self._has_warned
+        hires = warns = False
+        try:
+            with self._mutex:
+                # plain stores and one call of C: no exception and no handler can come between them
+                spare, number = self._spare, self._hired
+                hires = spare <= 0 and (self._most is None or number < self._most)
+                warns = spare <= 0 and not hires and not self._has_warned
+                if hires:
+                    self._hired = number + 1
+                else:
+                    self._spare = spare - 1
+                if warns:
+                    self._has_warned = True
+                if granted is not None:
+                    self._ready.put(granted)
             if hires:
-                self._hired = number + 1
-            else:
-                self._spare = spare - 1
-            if warns:
-                self._has_warned = True
-        if granted is not None:
-            self._ready.put(granted)
-        if hires:
-            self._hire(number, granted)
-        elif warns:
+                self._hire(number)
+        except BaseException as error:
+            if hires:  # if its thread is there all the same, there is one more than we count
+                with self._mutex:
+                    self._hired -= 1
+                    self._spare -= 1
+            if not isinstance(error, RuntimeError):
+                raise
+            if granted is not None and not self._threads:  # no thread to be had, and nobody will ever come to it
+                granted[0].refuse(error)
+        if warns:
             logger.warning("granted work waits for one of %s workers, on its seats: raise max_workers", self._most)
 
     def places(self, scope: Scope | None = None) -> list[Place]:
@@ -121,23 +131,20 @@ class Crew:
 
     # --- workers ---------------------------------------------------------------------------------------------------
 
-    def _hire(self, number: int, granted: tuple[Pending, Ticket] | None) -> None:
-        self._starting.append(number)
+    def _hire(self, number: int) -> None:
+        starting = object()
         try:
+            self._starting[starting] = None
             self._threads[sync.start_thread(self._work, f"{self._prefix}_{number}", daemon=False)] = None
-        except RuntimeError as error:  # no thread to be had
-            with self._mutex:
-                self._hired -= 1
-                self._spare -= 1
-            if granted is not None and not self._threads:  # nobody will ever come to it
-                granted[0].refuse(error)
         finally:
-            self._starting.remove(number)
+            self._starting.pop(starting, None)
             self._look_round()
 
     def _work(self) -> None:
         if self._initializer is not None:
-            self._begin(self._initializer)  # if that fails: what it was hired for was refused, and is to be cleared away
+            self._begin(
+                self._initializer
+            )  # if that fails: what it was hired for was refused, and is to be cleared away
         while not self.is_lost:
             granted = self._ready.get()
             if granted is not None:
