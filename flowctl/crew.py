@@ -256,9 +256,19 @@ class Crew:
         parking = sync.Parking()
         self.attend(parking)
         try:
-            _park_until(reached, parking)
+            self._park_until(reached, parking)
         finally:
             del self._waiters[parking]
+
+    def _park_until(self, reached: Callable[[], bool], parking: sync.Parking) -> None:
+        while not reached():
+            if not parking.wait(SLICE):  # the truth is looked at, whatever became of the wake-up
+                self.clear_up()
+
+    def clear_up(self) -> None:
+        """Have those that ended leave the books, if an exception kept them from that."""
+        for job in self.pending.copy().values():
+            job.clear_up()
 
     def attend(self, parking: sync.Parking) -> None:
         """Wake it whenever a job has ended."""
@@ -269,11 +279,6 @@ class Crew:
         self.is_lost = True
         # futures of the parent may be cancelled here
         self._mutex, self.pending, self._waiters = sync.RLock(), {}, {}
-
-
-def _park_until(reached: Callable[[], bool], parking: sync.Parking) -> None:
-    while not reached():
-        parking.wait(SLICE)  # the truth is looked at, whatever became of the wake-up
 
 
 # --- exit ---------------------------------------------------------------------------------------------------------
@@ -305,6 +310,7 @@ def _run_out() -> None:
     while any(crew.pending for crew in crews):
         if not parking.wait(SLICE) and all(crew.is_resting() for crew in crews):
             for crew in crews:
+                crew.clear_up()
                 crew.refuse_all(_refused_at_exit)
 
 

@@ -30,6 +30,8 @@ class Pending(Protocol):
 
     def refuse(self, error: BaseException) -> None: ...
 
+    def clear_up(self) -> None: ...
+
 
 class Employer(Protocol):
     """Who has it run."""
@@ -145,6 +147,11 @@ class Job(Generic[T]):
         """End it without running it, unless it is running, or done."""
         if self._place.claim() and self._future.set_running_or_notify_cancel():
             self._future.set_exception(error)
+
+    def clear_up(self) -> None:
+        """If it is done: what an exception may have kept its future's first callback from."""
+        if self._future.done():
+            self._place.leave(self._future)
 
     def run(self, ticket: Ticket) -> None:
         """Call it, give the seats back, tell."""

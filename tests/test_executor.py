@@ -41,6 +41,8 @@ from flowctl.executor import FlowExecutor
 from flowctl.news import Observer
 from flowctl.testing import FakeClock
 from flowctl.ticket import ReleaseOutcome
+from tests.faults.moments import Moments
+from tests.faults.points import strike_each_point
 from tests.support import PATIENCE, MakeController, Spawn, true_in_child, wait_for, without_cycle_collector
 
 ROOT = Path(__file__).parents[1]
@@ -588,6 +590,70 @@ def test_work_of_a_view_that_shuts_the_view_down_does_not_wait_for_itself(execut
 
     with pytest.raises(RuntimeError, match="itself"):
         view.submit(view.shutdown).result(PATIENCE)
+
+
+# --- interrupts -------------------------------------------------------------------------------------------------------
+
+
+class Interrupted(BaseException):
+    """What a signal handler may raise anywhere."""
+
+
+def interrupt() -> None:
+    raise Interrupted
+
+
+def submit_and_shut_down(spawn: Spawn, at: int, max_workers: int | None) -> int:
+    """Submit with an exception at this moment (0: none); how many moments were passed until then."""
+    controller = FlowController(Config(default_ttl=None), gate=ConcurrencyLimit(1), background=False)
+    executor = FlowExecutor(controller, max_workers)
+    moments = Moments(at, interrupt)
+    try:
+        with moments:
+            executor.submit(abs, -1)
+    except Interrupted:
+        pass
+    assert executor.submit(abs, -2).result(PATIENCE) == 2
+    spawn(executor.shutdown).result()
+    assert executor._crew.is_resting(), "or at exit nobody would be refused"
+    controller.collect()
+    assert (controller.stats().queued, controller.stats().in_flight) == (0, 0)
+    return moments.passed
+
+
+@pytest.mark.parametrize("max_workers", [None, 1])
+def test_an_exception_at_any_moment_of_submit_leaves_an_executor_that_works_and_ends(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch, max_workers: int | None
+) -> None:
+    monkeypatch.setattr(sync, "STUCK_AFTER", 0.002)  # broken reader-writer locks are replaced at once
+    submit_and_shut_down(spawn, 0, max_workers)
+    assert strike_each_point(lambda at: submit_and_shut_down(spawn, at, max_workers)) > 100
+
+
+def cancel_and_shut_down(spawn: Spawn, at: int) -> int:
+    """The same where queued work is cancelled."""
+    controller = FlowController(Config(default_ttl=None), gate=ConcurrencyLimit(1), background=False)
+    executor = FlowExecutor(controller)
+    with controller.admit("a"):
+        queued, moments = executor.submit(abs, -1), Moments(at, interrupt)
+        try:
+            with moments:
+                queued.cancel()
+        except Interrupted:
+            pass
+    assert executor.submit(abs, -2).result(PATIENCE) == 2
+    spawn(executor.shutdown).result()
+    assert queued.done()
+    assert (controller.stats().queued, controller.stats().in_flight) == (0, 0)
+    return moments.passed
+
+
+def test_an_exception_at_any_moment_of_cancel_leaves_an_executor_that_works_and_ends(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew_module, "SLICE", 0.01)  # after which it is looked at again
+    cancel_and_shut_down(spawn, 0)
+    assert strike_each_point(lambda at: cancel_and_shut_down(spawn, at)) > 50
 
 
 # --- garbage ----------------------------------------------------------------------------------------------------------
