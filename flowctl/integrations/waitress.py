@@ -2,7 +2,8 @@
 
 D1  Waiting costs no thread. Who has a seat is served by the server's threads; whoever is refused is answered by one
     thread of its own, which never waits for a client.
-D2  A visit ends once, on every path, and its seat was given back by then.
+D2  A visit is answered once and ends once, on every path, and its seat was given back by then. Whoever takes its claim
+    decides how it is answered.
 D3  The controller and `classify` are called with no lock of waitress' held. What the controller calls back takes no
     lock at all: it may come from any thread, and from a finaliser.
 D4  The requests of one connection are classified, and answered, one after another, in the order in which they came.
@@ -28,10 +29,10 @@ from waitress.task import Task, ThreadedTaskDispatcher, WSGITask
 from flowctl import sync
 from flowctl.controller import FlowController
 from flowctl.current import Nested
-from flowctl.errors import Cancelled, ClosedWhileQueued, ControllerClosed, FlowControlError, Outcome
+from flowctl.errors import Cancelled, ClosedWhileQueued, ControllerClosed, FlowControlError
 from flowctl.integrations.asked import check_parts
 from flowctl.integrations.crew import Crew
-from flowctl.integrations.reception import OnClassifyError, Reception, ReceptionStats
+from flowctl.integrations.reception import OnClassifyError, Reception, ReceptionStats, leave
 from flowctl.integrations.seated import Manners, Release, refuse, serve_seated
 from flowctl.integrations.waitress_channel import PASSED, FlowChannel, Recorded, Visit, fail, give_answer, let_pass
 from flowctl.integrations.wsgi import Classifier
@@ -200,7 +201,7 @@ class FlowTaskDispatcher(ThreadedTaskDispatcher):
     def add_task(self, task: Task | HTTPChannel) -> None:
         """The first request of a channel is complete. Called with that channel's lock held: it is only noted."""
         assert isinstance(task, FlowChannel)
-        task.note_arrival()
+        self._visits[task.note_arrival()] = task
 
     def set_thread_count(self, count: int) -> None:
         """Have so many threads for requests that have a seat, and one more that answers the others; one for requests
@@ -215,8 +216,9 @@ class FlowTaskDispatcher(ThreadedTaskDispatcher):
         the threads. True if everything was answered. With `cancel_pending`, connections that were not get no answer.
         """
         self._is_closing = True
-        for visit in self._visits.copy():
+        for visit, channel in self._visits.copy().items():
             visit.withdraw()
+            self._refuse(channel, visit, ControllerClosed())  # what ended the loop may have interrupted its arrival
         with self._left:
             all_left = self._left.wait_for(lambda: not self._visits, self._grace if timeout is None else timeout)
         if not all_left:
@@ -234,82 +236,89 @@ class FlowTaskDispatcher(ThreadedTaskDispatcher):
 
     # --- the way of a visit ----------------------------------------------------------------------------------------
 
-    def arrive(self, channel: FlowChannel, request: HTTPRequestParser) -> None:
+    def arrive(self, channel: FlowChannel, visit: Visit, request: HTTPRequestParser) -> None:
         """Classify the first request of a channel, and ask for its seat. Called with no lock held."""
-        visit = channel.visit = Visit()
-        self._visits[visit] = channel
         try:
-            asked = self._desk if request.error else self._received(channel, visit, request)
+            if request.error:
+                self._answer_at_desk(channel, visit, visit.answer)
+            else:
+                self._receive(channel, visit, request)
         except FlowControlError as refusal:
-            visit.answer = partial(refuse, refusal)
-            asked = self._desk
-        except Exception as error:  # noqa: BLE001 - waitress' code; answered with 500, and logged by the server
-            visit.answer = partial(fail, error)
-            asked = self._desk
+            self._refuse(channel, visit, refusal)
+        except Exception as error:  # noqa: BLE001 - a defect; answered with 500, and logged by the server
+            self._answer_at_desk(channel, visit, partial(fail, error))
         except BaseException:
-            self.leave(visit)
+            self._refuse(channel, visit, ControllerClosed())
             raise
-        if asked is self._desk:
-            self._answer_at_desk(channel)
-        elif isinstance(asked, Crew):
-            asked.put(channel.service)
-        elif self._is_closing:
-            self._refuse(channel, visit, ControllerClosed(key=asked.flow))
-        else:
-            self._submit(channel, visit, asked)
 
-    def _received(self, channel: FlowChannel, visit: Visit, request: HTTPRequestParser) -> Request | Crew:
-        """What the request asks for; if it asks for nothing, who answers it, and the answer is noted."""
+    def _receive(self, channel: FlowChannel, visit: Visit, request: HTTPRequestParser) -> None:
+        """Have a request answered that needs no seat, and ask for one for any other."""
         task = WSGITask(channel, request)  # type: ignore[arg-type]  # the stubs name the wrong class
         environ = visit.environ = task.get_environment()
         instead = Recorded(self.prepare, environ)
         if not environ.pop(PASSED, False):
-            visit.answer = instead
-            return self._desk
-        if self._reception.is_exempt(environ["PATH_INFO"]):
-            visit.answer = self._app
-            return self._exempt
-        if not self._reception.watches:
-            return self._reception.asked(environ)
-        ticket = visit.ticket = self._reception.watch(environ)
-        visit.answer = self._app if ticket is None else partial(serve_seated, self._app, ticket, self._manners)
-        return self._workers
+            self._answer_at_desk(channel, visit, instead)
+        elif self._reception.is_exempt(environ["PATH_INFO"]):
+            self._answer(channel, visit, self._app, self._exempt)
+        elif self._reception.watches:
+            self._watch(channel, visit, environ)
+        else:
+            asked = self._reception.asked(environ)
+            if self._is_closing:
+                self._refuse(channel, visit, ControllerClosed(key=asked.flow))
+            else:
+                self._submit(channel, visit, asked)
+
+    def _watch(self, channel: FlowChannel, visit: Visit, environ: WSGIEnvironment) -> None:
+        ticket = self._reception.watch(environ)
+        if ticket is None:
+            self._answer(channel, visit, self._app, self._workers)
+        else:
+            self._serve(channel, visit, ticket)
 
     def _submit(self, channel: FlowChannel, visit: Visit, asked: Request) -> None:
-        try:
-            ticket = self._controller.submit(asked, partial(self._settled, channel, visit))
-            if ticket.outcome is not None:
-                return
-            visit.ticket = ticket
-            if visit not in self._visits:
-                visit.ticket = None  # settled, answered and left while we were on our way here
-            elif self._is_closing or not channel.connected:
-                ticket.cancel()  # who closed, or saw the client leave, may have come too early to find the ticket
-        except BaseException:
-            self.leave(visit)
-            raise
+        ticket = self._controller.submit(asked, partial(self._settled, channel, visit))
+        if ticket.outcome is not None:
+            return
+        visit.ticket = ticket
+        if visit not in self._visits:
+            visit.ticket = None  # settled, answered and left while we were on our way here
+        elif self._is_closing or not channel.connected:
+            ticket.cancel()  # who closed, or saw the client leave, may have come too early to find the ticket
 
     def _settled(self, channel: FlowChannel, visit: Visit, ticket: Ticket) -> None:
-        """The controller's callback: in any thread, with no lock held; it takes none, and does not come back here."""
-        visit.ticket = ticket
-        if ticket.outcome is Outcome.DISPATCHED:
-            visit.answer = partial(serve_seated, self._app, ticket, self._manners)
-            self._workers.put(channel.service)
-            return
+        """The controller's callback: in any thread, with no lock held; it takes none, and does not come back here,
+        unless its seat is for nobody.
+        """
         error = ticket.error
-        assert error is not None
+        if error is None:
+            self._serve(channel, visit, ticket)
+            return
         if self._is_closing and isinstance(error, Cancelled):
             error = ClosedWhileQueued(key=error.key, waited=error.waited)  # by us
         self._refuse(channel, visit, error)
 
-    def _refuse(self, channel: FlowChannel, visit: Visit, error: FlowControlError) -> None:
-        visit.answer = partial(refuse, error)
-        self._answer_at_desk(channel)
+    def _serve(self, channel: FlowChannel, visit: Visit, ticket: Ticket) -> None:
+        visit.ticket = ticket
+        if not self._answer(channel, visit, partial(serve_seated, self._app, ticket, self._manners), self._workers):
+            visit.ticket = None
+            leave(ticket, "ignored")  # an exception ended its arrival, or we are closing: it was refused
 
-    def _answer_at_desk(self, channel: FlowChannel) -> None:
+    def _refuse(self, channel: FlowChannel, visit: Visit, error: FlowControlError) -> None:
+        self._answer_at_desk(channel, visit, partial(refuse, error))
+
+    def _answer_at_desk(self, channel: FlowChannel, visit: Visit, answer: WSGIApplication) -> None:
         """Answer without a seat. A client that has left very much unread may make a thread wait: not that of all."""
         is_slow = channel.total_outbufs_len > channel.adj.outbuf_high_watermark // 2
-        (self._workers if is_slow else self._desk).put(channel.service)
+        self._answer(channel, visit, answer, self._workers if is_slow else self._desk)
+
+    def _answer(self, channel: FlowChannel, visit: Visit, answer: WSGIApplication, crew: Crew) -> bool:
+        """Have the visit answered so, unless that was decided before."""
+        if not visit.claim():
+            return False
+        visit.answer = answer
+        crew.put(channel.service)
+        return True
 
     def client_left(self, visit: Visit) -> None:
         """The visit's connection is gone. Called with locks of waitress' held, so the controller is told later."""

@@ -76,14 +76,24 @@ def _nowhere(block: bytes) -> None:
 class Visit:
     """One request from when it is the first of its connection until it is answered."""
 
-    __slots__ = ("answer", "environ", "is_begun", "ticket")
+    __slots__ = ("_claims", "answer", "environ", "is_begun", "ticket")
 
     def __init__(self) -> None:
+        # emptied in a single step by anyone
+        self._claims: list[None] = [None]
         # handed from the thread that classifies to whoever settles, and from there to the thread that answers
         self.environ: WSGIEnvironment = {}
         self.answer: WSGIApplication = let_pass
         self.ticket: Ticket | None = None
         self.is_begun = False
+
+    def claim(self) -> bool:
+        """True for the first caller, who decides on its answer."""
+        try:
+            self._claims.pop()
+        except IndexError:
+            return False
+        return True
 
     def withdraw(self) -> None:
         """Take it out of the queue, if it is there. Its answer is decided by that, like any other."""
@@ -107,6 +117,8 @@ class FlowTask(WSGITask):
     def get_environment(self) -> WSGIEnvironment:
         visit = self.channel.visit
         assert visit is not None
+        if not visit.environ:  # it was refused before it was classified
+            visit.environ = super().get_environment()
         visit.environ[ANSWER] = visit.answer
         return visit.environ
 
@@ -114,7 +126,7 @@ class FlowTask(WSGITask):
 class Front(Protocol):
     """Who decides on visits."""
 
-    def arrive(self, channel: FlowChannel, request: HTTPRequestParser) -> None: ...
+    def arrive(self, channel: FlowChannel, visit: Visit, request: HTTPRequestParser) -> None: ...
 
     def client_left(self, visit: Visit) -> None: ...
 
@@ -127,26 +139,28 @@ class FlowChannel(HTTPChannel):
 
     task_class = FlowTask
 
-    visit: Visit | None = None  # the latest, written by whoever classifies
+    visit: Visit | None = None  # the latest, written when it is the first
 
     def __init__(self, front: Front, *args: object, **kwargs: object) -> None:
         # fixed after construction
         self._front = front
         # fed under waitress' requests_lock, emptied in single steps by anyone after it
-        self._arrived: deque[HTTPRequestParser] = deque()
+        self._arrived: deque[tuple[Visit, HTTPRequestParser]] = deque()
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]  # whatever they are
 
-    def note_arrival(self) -> None:
+    def note_arrival(self) -> Visit:
         """The first of the requests is to visit, once waitress has let go of its lock."""
-        self._arrived.append(self.requests[0])
+        self.visit = visit = Visit()
+        self._arrived.append((visit, self.requests[0]))
+        return visit
 
     def _tell_arrivals(self) -> None:
         while self._arrived:
             try:
-                request = self._arrived.popleft()
+                visit, request = self._arrived.popleft()
             except IndexError:  # another thread was faster
                 return
-            self._front.arrive(self, request)
+            self._front.arrive(self, visit, request)
 
     def received(self, data: bytes) -> bool:
         went_on = super().received(data)

@@ -25,8 +25,9 @@ from flowctl.integrations import waitress_channel
 from flowctl.integrations.seated import TICKET
 from flowctl.integrations.waitress import BELOW, OLDEST, FlowTaskDispatcher, check_version, create_server
 from flowctl.integrations.wsgi import Classifier
+from flowctl.news import Observer
 from flowctl.testing import FakeClock
-from flowctl.ticket import Ticket
+from flowctl.ticket import ReleaseOutcome, Ticket
 from tests.servers.client import Answer
 from tests.support import PATIENCE, MakeController, Spawn, wait_for
 
@@ -277,6 +278,36 @@ def test_a_hundred_queued_at_shutdown_get_a_hundred_answers(serve: Serve, spawn:
     assert held.answer().status == 200
     server.run.result()
     assert not server.dispatcher._visits
+
+
+def test_a_request_in_whose_classification_the_server_is_ended_gets_its_answer(serve: Serve) -> None:
+    def classify(environ: WSGIEnvironment) -> str:
+        raise SystemExit  # as a signal handler does, in the thread that serves
+
+    server = serve(classify=classify)
+    assert server.ask("/").problem["outcome"] == "rejected_closed"
+    server.run.result()
+
+
+def test_a_request_that_was_asked_for_when_the_server_is_ended_gets_its_answer_and_leaves_no_seat_taken(
+    serve: Serve, make_controller: MakeController
+) -> None:
+    class Ended(Observer):
+        """Raises as a signal handler does, once: where the seat is granted, and nobody was told yet."""
+
+        raised = False
+
+        def settled(self, ticket: Ticket) -> None:
+            if ticket.key.id == "b" and not self.raised:
+                self.raised = True
+                raise SystemExit
+
+        def released(self, ticket: Ticket, outcome: ReleaseOutcome) -> None:
+            pass
+
+    server = serve(make_controller(observer=Ended()))
+    assert server.ask("/", "b").status == 200, "its answer was decided"
+    server.run.result()
 
 
 def test_what_follows_on_a_connection_at_shutdown_is_refused(serve: Serve) -> None:
