@@ -40,6 +40,9 @@ Classifier = Callable[[Scope], str | FlowKey | Request]
 TICKET: Final = "flowctl.ticket"
 """Where the application finds its ticket in the scope."""
 
+_PARTS: Final = {"http.response.body", "http.response.pathsend", "http.response.zerocopysend"}
+"""The messages of which one ends the body."""
+
 
 @final
 class FlowControlASGIMiddleware:
@@ -163,33 +166,35 @@ class FlowControlASGIMiddleware:
 class _Response:
     """What the application sends, on its way to the server."""
 
-    __slots__ = ("_has_sent_some", "_send", "_ticket", "has_started", "is_cut_off", "outcome")
+    __slots__ = ("_has_sent_some", "_has_trailers", "_send", "_ticket", "has_started", "is_cut_off", "outcome")
 
     def __init__(self, send: Send, ticket: Ticket) -> None:
         self._send = send
         self._ticket = ticket
         self._has_sent_some = False
+        self._has_trailers = False  # to come after the body
         self.has_started = False
         self.is_cut_off = False  # by the server: the client has left
         self.outcome: ReleaseOutcome = "ok"
 
     async def send(self, message: Message) -> None:
-        is_body = message["type"] == "http.response.body"
-        if message["type"] == "http.response.start":
+        kind = message["type"]
+        if kind == "http.response.start":
+            self.has_started = True
+            self._has_trailers = bool(message.get("trailers", False))
             message = self._begun_by(message)
-        elif is_body and message.get("body"):
+        elif kind == "http.response.zerocopysend" or (kind == "http.response.body" and message.get("body")):
             if self._has_sent_some:
                 if self.outcome == "ok":
                     self.outcome = "ignored"  # how long a stream takes says nothing of the back end
                 self._ticket.check()  # instead of one more part: a response that was whole is not broken off
             self._has_sent_some = True
-        self.has_started = True
         try:
             await self._send(message)
         except BaseException:
             self.is_cut_off = True
             raise
-        if is_body and not message.get("more_body", False):
+        if self._is_last(message):
             leave(self._ticket, self.outcome)
 
     def _begun_by(self, start: Message) -> Message:
@@ -200,6 +205,13 @@ class _Response:
         assert isinstance(headers, Iterable)
         name, value = server_timing(self._ticket)
         return {**start, "headers": [*headers, (name.lower().encode("ascii"), value.encode("ascii"))]}
+
+    def _is_last(self, message: Message) -> bool:
+        """Is the response complete with this message? Those of extensions count."""
+        kind = message["type"]
+        if kind == "http.response.trailers":
+            return not message.get("more_trailers", False)
+        return kind in _PARTS and not message.get("more_body", False) and not self._has_trailers
 
 
 async def _refuse(refusal: FlowControlError, scope: Scope, send: Send) -> None:

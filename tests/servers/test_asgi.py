@@ -35,6 +35,8 @@ from tests.servers.asgi_exchange import (
 )
 from tests.support import MakeController, Released, Spawn
 
+TRAILERS: Message = {"type": "http.response.trailers", "headers": [], "more_trailers": False}
+
 # --- what is served ---------------------------------------------------------------------------------------------------
 
 
@@ -93,6 +95,37 @@ def test_a_seat_is_held_until_the_response_is_complete_and_no_longer(controller:
 
     run(story)
     assert in_flight == [1, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("messages", "held"),
+    [
+        ([START, {"type": "http.response.pathsend", "path": "/a-file"}], [1, 0]),
+        (
+            [START, {"type": "http.response.zerocopysend", "file": 3, "more_body": True}, part(b"", more_body=False)],
+            [1, 1, 0],
+        ),
+        ([START, {"type": "http.response.zerocopysend", "file": 3}], [1, 0]),
+        ([{**START, "trailers": True}, part(b"a", more_body=False), TRAILERS], [1, 1, 0]),
+        ([{"type": "http.response.early_hint", "links": []}, START, part(b"a", more_body=False)], [1, 1, 0]),
+    ],
+    ids=["a path", "a file in two parts", "a file", "trailers", "early hints"],
+)
+def test_a_response_is_complete_when_its_extension_says_so(
+    controller: FlowController, messages: list[Message], held: list[int]
+) -> None:
+    in_flight: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        for message in messages:
+            await send(message)
+            in_flight.append(controller.stats().in_flight)
+
+    async def story() -> None:
+        await Exchange(protected(app, controller)).task
+
+    run(story)
+    assert in_flight == held
 
 
 def test_a_request_whose_seat_is_free_is_served_in_its_own_task_alone(controller: FlowController) -> None:

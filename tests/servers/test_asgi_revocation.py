@@ -113,6 +113,25 @@ def test_an_application_that_stops_before_it_has_answered_is_answered_for(
     assert waiting[0].state == "dispatched"
 
 
+def test_early_hints_are_no_answer_yet(revoking: FlowController) -> None:
+    waiting: list[Ticket] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.early_hint", "links": []})
+        waiting.append(urgent(revoking))
+        ticket = scope[TICKET]
+        assert isinstance(ticket, Ticket)
+        ticket.check()
+
+    async def story() -> None:
+        exchange = Exchange(protected(app, revoking, batch))
+        await exchange.task
+        assert exchange.sent[1]["status"] == 429
+
+    run(story)
+    assert waiting[0].state == "dispatched"
+
+
 def test_a_revocation_of_another_ticket_is_the_applications_own_error(controller: FlowController) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise Revoked("of something else")
