@@ -200,7 +200,8 @@ class Crew:
     def is_resting(self) -> bool:
         """Does no worker run anything?"""
         with self._mutex:
-            return self._spare == self._hired
+            # once all have ended, what was granted and then cancelled may be left to nobody
+            return not self.pending or self._spare == self._hired
 
     # --- the end ---------------------------------------------------------------------------------------------------
 

@@ -763,7 +763,7 @@ def test_what_was_shut_down_stays_so_in_a_forked_child(executor: FlowExecutor) -
 
 PREAMBLE = """
 import atexit, logging, threading
-from flowctl import ConcurrencyLimit, Config, FlowController
+from flowctl import ConcurrencyLimit, Config, FlowController, crew
 from flowctl.executor import FlowExecutor
 
 begun, may_end = threading.Event(), threading.Event()
@@ -809,6 +809,21 @@ executor = FlowExecutor(controller)
             "future.add_done_callback(lambda future: print(type(future.exception()).__name__))",
             ["ClosedWhileQueued"],
             id="the same beside an executor whose initializer failed",
+        ),
+        pytest.param(
+            "few = FlowExecutor(FlowController(gate=ConcurrencyLimit(2)), max_workers=1)\n"
+            "logging.disable()\n"
+            "few.submit(work); begun.wait()\n"
+            "granted = few.submit(abs, 1)\n"
+            "holder = controller.admit('a')\n"
+            "future = executor.submit(print, 'never')\n"
+            "future.add_done_callback(lambda future: print(type(future.exception()).__name__))\n"
+            "def cancel():\n"
+            "    while not crew._exit: may_end.wait(0.01)\n"
+            "    granted.cancel(); may_end.set()\n"
+            "threading.Thread(target=cancel).start()",
+            ["ran", "ClosedWhileQueued"],
+            id="the same beside one whose granted work was cancelled",
         ),
         pytest.param(
             "def more():\n"
