@@ -2,7 +2,8 @@
 
 A1  A task that does not get its ticket leaves nothing behind: its request is withdrawn, or its seat is given back.
 A2  A task is woken through its own loop, whichever thread settles its ticket.
-A3  Once that loop is closed nobody can take the ticket any more: then its seat goes to the next.
+A3  Once that loop is closed nobody can take the ticket any more: then its seat goes to the next. One that was granted
+    just before goes when its task is dropped.
 """
 
 from __future__ import annotations
