@@ -254,7 +254,7 @@ class FlowTaskDispatcher(ThreadedTaskDispatcher):
     def _receive(self, channel: FlowChannel, visit: Visit, request: HTTPRequestParser) -> None:
         """Have a request answered that needs no seat, and ask for one for any other."""
         task = WSGITask(channel, request)  # type: ignore[arg-type]  # the stubs name the wrong class
-        environ = visit.environ = task.get_environment()
+        environ = visit.environ = task.get_environment()  # when we are closing, the visit may end while we are here
         instead = Recorded(self.prepare, environ)
         if not environ.pop(PASSED, False):
             self._answer_at_desk(channel, visit, instead)
