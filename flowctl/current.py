@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Final, Literal, NamedTuple, final, get_args
+from typing import Final, Literal, final, get_args
 
 from flowctl.errors import Outcome
 from flowctl.ticket import Notice, ReleaseOutcome, Ticket
@@ -24,16 +24,24 @@ request of its own.
 NESTED: Final[tuple[str, ...]] = get_args(Nested)
 
 
-class Serving(NamedTuple):
+class Serving:
     """A request whose code runs."""
 
-    ticket: weakref.ref[Ticket]
-    controller: object = None  # on whose tickets others may ride
-    nested: Nested = "separate"
+    __slots__ = ("__weakref__", "controller", "nested", "ticket")
+
+    def __init__(self, ticket: Ticket, controller: object = None, nested: Nested = "separate") -> None:
+        self.ticket = ticket
+        self.controller = controller  # on whose tickets others may ride
+        self.nested: Nested = nested
 
 
-serving: Final[ContextVar[Serving | None]] = ContextVar("flowctl.serving", default=None)
+serving: Final[ContextVar[weakref.ref[Serving] | None]] = ContextVar("flowctl.serving", default=None)
 """Set around each call of a request's code, in the thread or task that makes it."""
+
+
+def _served() -> Serving | None:
+    found = serving.get()
+    return None if found is None else found()
 
 
 def current_ticket() -> Ticket | None:
@@ -46,8 +54,8 @@ def current_ticket() -> Ticket | None:
     >>> current_ticket() is None
     True
     """
-    found = serving.get()
-    return None if found is None else found.ticket()
+    found = _served()
+    return None if found is None else found.ticket
 
 
 def passenger_of(controller: object) -> Ticket | None:
@@ -55,11 +63,11 @@ def passenger_of(controller: object) -> Ticket | None:
 
     Raises `RuntimeError` if the middleware says that nested admissions are mistakes.
     """
-    found = serving.get()
+    found = _served()
     if found is None or found.controller is not controller or found.nested == "separate":
         return None
-    host = found.ticket()
-    if host is None or host.state != "dispatched":
+    host = found.ticket
+    if host.state != "dispatched":
         return None  # its seat was given back: there is nothing to ride on
     if found.nested == "error":
         raise RuntimeError(

@@ -162,8 +162,9 @@ class Job(Generic[T]):
             return
         self._place.thread = sync.get_ident()
         self._place.ticket = None  # given back here
+        here = Serving(ticket)
         try:
-            serving.set(Serving(weakref.ref(ticket)))
+            serving.set(weakref.ref(here))
             result = self._call()
         except BaseException as error:  # noqa: BLE001 - it is told to whoever asks
             serving.set(None)
@@ -173,7 +174,7 @@ class Job(Generic[T]):
                 ticket.release("ignored" if isinstance(error, Revoked) else "ok")
             finally:
                 future.set_exception(error)
-                del self, future, ticket  # the error's traceback holds this frame
+                del self, future, ticket, here  # the error's traceback holds this frame
         else:
             serving.set(None)
             crew.wind_up()

@@ -140,9 +140,9 @@ class FlowControlASGIMiddleware:
 
     async def _serve(self, ticket: Ticket, scope: Scope, receive: Receive, send: Send) -> None:
         response = _Response(send, ticket)
-        before = serving.get()
+        here, before = Serving(ticket, self._controller, self._nested), serving.get()
         try:
-            serving.set(Serving(weakref.ref(ticket), self._controller, self._nested))
+            serving.set(weakref.ref(here))
             # a copy: what stands around us shares the scope with others
             await self._app({**scope, TICKET: ticket}, receive, response.send)
         except Revoked as revoked:

@@ -25,6 +25,9 @@ OnClassifyError = Literal["default", "refuse"]
 DEFAULT_FLOW: Final = "default"
 """Whose requests those are that cannot be told apart: they share what one flow gets."""
 
+REMEMBERED: Final = 1024
+"""So many flows' requests are kept, each of some hundred bytes."""
+
 QUEUED: Final = "queued"
 
 _EVICTED: Final = frozenset(outcome for outcome in Outcome if outcome.value.startswith("evicted"))
@@ -57,6 +60,7 @@ class Reception(Generic[E]):
         "_controller",
         "_errors",
         "_exempt",
+        "_known",
         "_paths",
         "_refuses",
         "_shadow",
@@ -85,6 +89,8 @@ class Reception(Generic[E]):
         self.exempts = bool(paths)
         self._refuses = on_classify_error == "refuse"
         self.watches = shadow
+        # changed in single steps by anyone
+        self._known: dict[str, Request] = {}
         # counted by anyone
         self._exempt = CellWord()
         self._errors = CellWord()
@@ -100,13 +106,27 @@ class Reception(Generic[E]):
     def asked(self, environ: E) -> Request:
         """What the classifier asks for. If it fails, and that is to be refused, `Rejected` with the reason."""
         try:
-            return as_request(self._classify(environ))
+            named = self._classify(environ)
+            if type(named) is not str:
+                return as_request(named)
+            try:
+                return self._known[named]
+            except KeyError:
+                return self._remembered(named)
         except Exception as error:
             self._errors.fetch_add(1)
             self._controller.report("classify", error)
             if self._refuses:
                 raise Rejected("its classifier failed") from error
             return Request(FlowKey(DEFAULT_FLOW))
+
+    def _remembered(self, flow_id: str) -> Request:
+        """The request of a flow that was not seen lately. To make one takes longer than to grant it."""
+        request = as_request(flow_id)
+        if len(self._known) >= REMEMBERED:
+            self._known.clear()
+        self._known[flow_id] = request
+        return request
 
     def watch(self, environ: E, room: WaitingRoom | None = None) -> Ticket | None:
         """See what becomes of a request that is served all the same; None if it would not have been asked for. Whoever

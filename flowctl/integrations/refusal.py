@@ -19,9 +19,12 @@ OVERLOADED: Final = frozenset((503, 504))
 """Statuses by which an application says that what is behind it could not take the request."""
 
 
+_NOT_QUEUED: Final = ("Server-Timing", "flowctl;dur=0.0")
+
+
 def server_timing(ticket: Ticket) -> tuple[str, str]:
     """The header that says how long a request was queued, in milliseconds (W3C Server Timing)."""
-    return "Server-Timing", f"flowctl;dur={ticket.waited * 1e3:.1f}"
+    return _NOT_QUEUED if ticket.wait is None else ("Server-Timing", f"flowctl;dur={ticket.waited * 1e3:.1f}")
 
 
 class Answer(NamedTuple):

@@ -53,11 +53,14 @@ def serve_seated(
 ) -> Iterable[bytes]:
     """Call the application with a ticket that was granted, or that only watches; its response gives the seat back."""
     environ[TICKET] = ticket
-    seat = _Seat(ticket, manners)
+    seat = _Seat(ticket, manners, start_response)
+    wrapper = environ.get("wsgi.file_wrapper")
+    if wrapper is not None and not isinstance(wrapper, type):
+        environ["wsgi.file_wrapper"] = partial(seat.wrap, wrapper)
     before = serving.get()
     try:
-        serving.set(seat.serving)
-        result = app(environ, _Start(seat, start_response))
+        serving.set(seat.here)
+        result = app(environ, seat)
     except Revoked as revoked:
         seat.leave("ignored")
         if not ticket.is_revoked:
@@ -68,87 +71,108 @@ def serve_seated(
         raise
     finally:
         serving.set(before)
-    is_file = _is_wrapped_file(result, environ)
-    if is_file or manners.release == "return":
+    if manners.release == "return":
         seat.leave(seat.outcome)
-    if is_file:
+    if type(result) is list or type(result) is tuple:
+        return _Whole(result, seat)
+    if result is seat.file or (isinstance(wrapper, type) and isinstance(result, wrapper)):
+        seat.leave(seat.outcome)
         return result
-    apology = partial(refuse, environ=environ, start_response=start_response)
-    return (_SizedBody if isinstance(result, Sized) else _Body)(result, seat, apology)
+    return (_SizedBody if isinstance(result, Sized) else _Body)(result, seat, environ)
 
 
 @final
-class _Seat:
-    """What a request has while it is served, and how that goes."""
+class _Seat(Serving):
+    """What a request has while it is served. To its application it is `start_response`: it says how long the request
+    waited, and hears how the work went.
+    """
 
-    __slots__ = ("is_left", "outcome", "release", "serving", "ticket")
+    __slots__ = ("file", "here", "is_left", "outcome", "release", "to_server")
 
-    def __init__(self, ticket: Ticket, manners: Manners) -> None:
+    def __init__(self, ticket: Ticket, manners: Manners, start_response: StartResponse) -> None:
         # fixed after construction
         self.ticket = ticket
-        self.serving = Serving(weakref.ref(ticket), manners.controller, manners.nested)
-        self.release = manners.release
+        self.controller, self.nested, self.release = manners
+        self.to_server = start_response
+        self.here: weakref.ref[Serving] = weakref.ref(self)
         # written in single steps by whoever serves
         self.outcome: ReleaseOutcome = "ok"
         self.is_left = False
+        self.file: object = None  # that a function of the server's has wrapped, as uWSGI has it
 
-    def leave(self, outcome: ReleaseOutcome) -> None:
-        """Give it back. Again: nothing."""
-        leave(self.ticket, outcome)
-        self.is_left = True
-
-
-def _is_wrapped_file(result: Iterable[bytes], environ: WSGIEnvironment) -> bool:
-    wrapper = environ.get("wsgi.file_wrapper")
-    return isinstance(wrapper, type) and isinstance(result, wrapper)
-
-
-@final
-class _Start:
-    """`start_response` on its way to the server: it says how long the request waited, and hears how the work went."""
-
-    __slots__ = ("_seat", "_start_response")
-
-    def __init__(self, seat: _Seat, start_response: StartResponse) -> None:
-        self._seat = seat
-        self._start_response = start_response
+    def wrap(self, wrapper: Callable[..., object], *args: object) -> object:
+        """Wrap a file, and know it again."""
+        self.file = wrapper(*args)
+        return self.file
 
     def __call__(
         self, status: str, headers: list[tuple[str, str]], exc_info: _ExcInfo | None = None, /
     ) -> Callable[[bytes], object]:
-        seat = self._seat
-        seat.outcome = "dropped" if status.startswith(_OVERLOADED) else "ok"
-        timed = [*headers, server_timing(seat.ticket)]
+        self.outcome = "dropped" if status.startswith(_OVERLOADED) else "ok"
+        timed = [*headers, server_timing(self.ticket)]
         if exc_info is None:
-            write = self._start_response(status, timed)
+            write = self.to_server(status, timed)
         else:
             try:
-                write = self._start_response(status, timed, exc_info)
+                write = self.to_server(status, timed, exc_info)
             finally:
                 del exc_info  # its traceback holds this frame
-        return write if seat.release != "first_byte" else partial(self._write, write)
+        return write if self.release != "first_byte" else partial(self._write, write)
 
     def _write(self, write: Callable[[bytes], object], block: bytes) -> object:
         if block:
-            self._seat.leave(self._seat.outcome)
+            self.leave(self.outcome)
         return write(block)
+
+    def leave(self, outcome: ReleaseOutcome) -> None:
+        """Give the seat back. Again: nothing."""
+        leave(self.ticket, outcome)
+        self.is_left = True
 
 
 # --- what was served ----------------------------------------------------------------------------------------------
 
 
+@final
+class _Whole:
+    """A response that is all there: to give it out runs no code of the application's."""
+
+    __slots__ = ("_result", "_seat")
+
+    def __init__(self, result: list[bytes] | tuple[bytes, ...], seat: _Seat) -> None:
+        self._result = result
+        self._seat = seat
+        seat.to_server = _nobody  # it would lead back to the server, which may hold us
+        if seat.release == "first_byte" and any(result):
+            seat.leave(seat.outcome)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._result)
+
+    def __len__(self) -> int:
+        return len(self._result)
+
+    def close(self) -> None:
+        self._seat.leave(self._seat.outcome)
+
+    def __del__(self) -> None:
+        if not self._seat.is_left:
+            self._seat.leave("ignored")
+
+
 class _Body:
     """The application's response, which gives the seat back when it is closed, raises, or is dropped."""
 
-    __slots__ = ("_apology", "_blocks", "_is_closed", "_is_ignored", "_result", "_seat")
+    __slots__ = ("_blocks", "_environ", "_has_begun", "_is_closed", "_is_ignored", "_result", "_seat")
 
     _is_stream = True
 
-    def __init__(self, result: Iterable[bytes], seat: _Seat, apology: Callable[..., list[bytes]]) -> None:
+    def __init__(self, result: Iterable[bytes], seat: _Seat, environ: WSGIEnvironment) -> None:
         self._result = result
         self._seat = seat
-        self._apology: Callable[..., list[bytes]] | None = apology  # instead of the first block
+        self._environ = environ
         self._blocks: Iterator[bytes] | None = None
+        self._has_begun = False
         self._is_ignored = False
         self._is_closed = False
 
@@ -158,18 +182,18 @@ class _Body:
     def __next__(self) -> bytes:
         seat, before = self._seat, serving.get()
         try:
-            serving.set(seat.serving)
+            serving.set(seat.here)
             if self._blocks is None:
                 self._blocks = iter(self._result)
             block = next(self._blocks)
-            if self._apology is None and self._is_stream and seat.release == "close":
+            if self._has_begun and self._is_stream and seat.release == "close":
                 self._is_ignored = True  # how long a stream takes says nothing of the back end
                 seat.ticket.check()  # instead of one more block: a response that was whole is not broken off
         except Revoked as revoked:
             seat.leave("ignored")
-            if self._apology is None or not seat.ticket.is_revoked:
+            if self._has_begun or not seat.ticket.is_revoked:
                 raise
-            self._blocks = iter(self._apology(revoked, instead_of=revoked))
+            self._blocks = iter(refuse(revoked, self._environ, seat.to_server, revoked))
             block = next(self._blocks)
         except StopIteration:
             raise  # no more blocks; what the application cleans up in close() still has the seat
@@ -178,7 +202,7 @@ class _Body:
             raise
         finally:
             serving.set(before)
-        self._apology = None
+        self._has_begun = True
         if block and seat.release == "first_byte":
             seat.leave(seat.outcome)
         return block
@@ -190,7 +214,7 @@ class _Body:
         seat, before = self._seat, serving.get()
         outcome: ReleaseOutcome = "dropped"
         try:
-            serving.set(seat.serving)
+            serving.set(seat.here)
             close: Callable[[], object] | None = getattr(self._result, "close", None)
             if close is not None:
                 close()
@@ -217,6 +241,10 @@ class _SizedBody(_Body):
     def __len__(self) -> int:
         assert isinstance(self._result, Sized)
         return len(self._result)
+
+
+def _nobody(status: str, headers: list[tuple[str, str]], exc_info: object = None, /) -> Callable[[bytes], object]:
+    raise RuntimeError("start_response was called after the application had returned a whole response")
 
 
 # --- what was refused ---------------------------------------------------------------------------------------------

@@ -64,8 +64,8 @@ def leaving_probe(environ: WSGIEnvironment) -> Callable[[], object] | None:
     A client that closes only its sending half is taken for one that has left. Over TLS gunicorn's clients are not seen.
     """
     probe = environ.get("waitress.client_disconnected")
-    if callable(probe):
-        return partial(probe)
+    if probe is not None:
+        return probe if callable(probe) else None
     connection = environ.get("gunicorn.socket")
     return partial(_has_left, connection) if type(connection) is socket.socket else None
 

@@ -97,17 +97,11 @@ def create_server(
     waitress that this does not know, `TypeError` or `ValueError` for a bad argument.
     """
     check_version(importlib.metadata.version("waitress"))
-    dispatcher = FlowTaskDispatcher(
-        app,
-        controller,
-        classify=classify,
-        grace=grace,
-        nested=nested,
-        release=release,
-        exempt=exempt,
-        shadow=shadow,
-        on_classify_error=on_classify_error,
+    check_parts(app, controller, classify, kind="a WSGI application")
+    reception = Reception[WSGIEnvironment](
+        controller, classify, exempt=exempt, shadow=shadow, on_classify_error=on_classify_error
     )
+    dispatcher = FlowTaskDispatcher(app, reception, Manners(controller, nested, release), grace=grace)
     sockets: dict[int, socket] = {}
     wanted = {**SETTINGS, **settings}
     server = servers.create_server(let_pass, map=sockets, _dispatcher=dispatcher, **wanted)  # type: ignore[arg-type]
@@ -156,29 +150,15 @@ class FlowTaskDispatcher(ThreadedTaskDispatcher):
     """
 
     def __init__(
-        self,
-        app: WSGIApplication,
-        controller: FlowController,
-        *,
-        classify: Classifier,
-        grace: float = GRACE,
-        nested: Nested = "pass",
-        release: Release = "close",
-        exempt: Iterable[str] = (),
-        shadow: bool = False,
-        on_classify_error: OnClassifyError = "default",
+        self, app: WSGIApplication, reception: Reception[WSGIEnvironment], manners: Manners, *, grace: float
     ) -> None:
         super().__init__()
-        check_parts(app, controller, classify, kind="a WSGI application")
-        manners = Manners(controller, nested, release)
         manners.check()
         seconds = check_ttl(grace, "grace")
         # fixed after construction
         self._app = app
-        self._controller = controller
-        self._reception = Reception[WSGIEnvironment](
-            controller, classify, exempt=exempt, shadow=shadow, on_classify_error=on_classify_error
-        )
+        self._controller = manners.controller
+        self._reception = reception
         self._manners = manners
         self._grace = GRACE if seconds is None else seconds
         self._workers = Crew("waitress")
@@ -189,8 +169,8 @@ class FlowTaskDispatcher(ThreadedTaskDispatcher):
         self._visits: dict[Visit, FlowChannel] = {}
         self._is_closing = False
         self._left = sync.Condition()  # rank: innermost; taken at shutdown only
-        if nested != "separate":
-            controller.let_ride()
+        if manners.nested != "separate":
+            manners.controller.let_ride()
 
     def stats(self) -> ReceptionStats:
         """What was exempt, could not be classified, or was only watched: a snapshot."""

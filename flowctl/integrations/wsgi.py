@@ -53,7 +53,7 @@ class FlowControlMiddleware:
     when the first byte is there, with `"return"` when the application has returned. A stream (several blocks, and
     nobody knows how many) is no sample for an adaptive limit; an answer of 503 or 504 says that the back end was
     overloaded. A response made by `wsgi.file_wrapper` is passed on as it is, and its seat is given back at once: the
-    server sends the file by itself, later. Such a wrapper is known if it is a class, as PEP 3333 shows it.
+    server sends the file by itself, later.
 
     The application finds its ticket in `environ["flowctl.ticket"]` and by `flowctl.current_ticket()`. If it calls
     `controller.admit` itself, that rides on this ticket: it has no seat of its own, so that it cannot wait for itself.
@@ -108,7 +108,7 @@ class FlowControlMiddleware:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         reception = self._reception
-        if reception.is_exempt(environ.get("PATH_INFO", "")):
+        if reception.exempts and reception.is_exempt(environ.get("PATH_INFO", "")):
             return self._app(environ, start_response)
         if reception.watches:
             watched = reception.watch(environ, self._room(environ))

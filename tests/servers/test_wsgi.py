@@ -118,6 +118,19 @@ def test_start_response_may_come_as_late_as_the_first_block(controller: FlowCont
     exchange.close()
 
 
+def test_after_a_whole_response_start_response_is_a_mistake(controller: FlowController) -> None:
+    given: list[StartResponse] = []
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        given.append(start_response)
+        return a_list(environ, start_response)
+
+    exchange = Exchange(protected(app, controller))
+    with pytest.raises(RuntimeError, match="after the application had returned"):
+        given[0]("200 OK", TEXT)
+    exchange.close()
+
+
 def test_what_is_written_goes_to_the_server_at_once(controller: FlowController) -> None:
     exchange = Exchange(protected(a_writer, controller))
 
@@ -152,11 +165,10 @@ def test_one_block_in_is_one_block_out_and_none_is_made_before_it_is_asked_for(c
     assert read == [b"", b"one", b"", b"two"]
 
 
-def test_the_response_is_an_iterator_with_close_and_no_generator(controller: FlowController) -> None:
+def test_the_response_is_an_object_with_close_and_no_generator(controller: FlowController) -> None:
     for app in (a_list, a_generator):
         exchange = Exchange(protected(app, controller))
 
-        assert iter(exchange.result) is exchange.result
         assert not isinstance(exchange.result, GeneratorType)
         assert callable(getattr(exchange.result, "close", None))
         exchange.close()
@@ -193,7 +205,21 @@ def test_a_wrapped_file_is_passed_on_as_it_is_and_its_seat_given_back(controller
     assert controller.stats().in_flight == 0
 
 
-def test_a_file_wrapper_that_is_no_class_does_no_harm(controller: FlowController) -> None:
+def test_a_file_that_a_function_has_wrapped_is_passed_on_too(controller: FlowController) -> None:
+    file = io.BytesIO(b"a file")
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", TEXT)
+        wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](file, 1024)
+        return wrapped
+
+    exchange = Exchange(protected(app, controller), environment(wsgi__file_wrapper=lambda file, size: file))
+
+    assert exchange.result is file
+    assert controller.stats().in_flight == 0
+
+
+def test_a_file_wrapper_that_is_not_used_does_no_harm(controller: FlowController) -> None:
     exchange = Exchange(protected(a_list, controller), environment(wsgi__file_wrapper=lambda file, size: file))
 
     assert exchange.read() == [b"one", b"two"]
