@@ -1,8 +1,9 @@
-"""The servers of the matrix."""
+"""The servers of the matrix, and waitress with the queue before its threads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from tests.servers.client import Server, serving
 from tests.servers.kinds import KINDS, Kind
 from tests.servers.matrix import Saw, row_of
+from tests.servers.waitress_serving import Serve
+from tests.support import MakeController, Spawn
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.name.replace(" ", "-"))
@@ -54,3 +57,16 @@ def saw(request: pytest.FixtureRequest, kind: Kind) -> Saw:
     notes: Path | None = request.config.getoption("--matrix")
     assert isinstance(request.node, pytest.Function)
     return Saw(row_of(request.node.originalname), kind.name, notes)
+
+
+@pytest.fixture
+def closing(make_controller: MakeController) -> Iterator[ExitStack]:
+    """What is put in here is closed before the controllers are."""
+    with ExitStack() as closing:
+        yield closing
+
+
+@pytest.fixture
+def serve(make_controller: MakeController, closing: ExitStack, spawn: Spawn) -> Serve:
+    """Starts servers with one seat; afterwards they are stopped, and have left nothing behind."""
+    return Serve(make_controller, closing, spawn)
