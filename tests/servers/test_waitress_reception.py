@@ -48,6 +48,7 @@ def test_a_request_that_is_only_watched_is_served_at_once(serve: Serve, make_con
         serve.app.door.set()
 
         assert [each.answer().status for each in held] == [200, 200]
+        server.wait_queued(0)  # an answer goes out before its response is closed
     assert server.ask("/").status == 200
     counts = {word: count for word, count in server.dispatcher.stats().shadow.items() if count}
     assert counts == {"queued": 1, "rejected_capacity": 1, "evicted_cancelled": 1, "dispatched": 1}
