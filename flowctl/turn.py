@@ -53,7 +53,9 @@ class Turn(Holders):
                 if value >= PINNABLE_BELOW:
                     return False
                 if self._notes_grants:
-                    hold.since, hold.thread = self._now(), sync.get_ident()
+                    # who asked with a callback holds it elsewhere: nobody knows by which thread
+                    is_told = ticket.wait is not None and ticket.wait.on_settled is not None
+                    hold.since, hold.thread = self._now(), 0 if is_told else sync.get_ident()
                 # plain stores from here on: no exception can come between them, and no handler
                 ledger.serial = serial = ledger.serial + 1
                 hold.flow = flow

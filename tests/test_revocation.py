@@ -281,6 +281,21 @@ def test_whoever_holds_for_too_long_is_reported_once_with_the_stack_of_its_threa
     assert controller.stats().overdue == 0
 
 
+def test_whose_seat_was_taken_with_a_callback_is_in_no_known_thread(
+    make_controller: MakeController, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    controller = make_controller(Config(hold_warning=60.0))
+    request = Request(FlowKey("slow"))
+    controller.admit("slow").release()
+    with controller.submit(request, KEPT.append):  # of a flow that is known: granted on the spot
+        clock.advance(61)
+        with caplog.at_level(logging.ERROR, "flowctl"):
+            controller.collect()
+
+    (record,) = [record for record in caplog.records if "hold_warning" in record.message]
+    assert record.message.endswith("and its thread is not known")
+
+
 def test_whoever_waited_is_known_by_its_thread_too(
     make_controller: MakeController, clock: FakeClock, spawn: Spawn, caplog: pytest.LogCaptureFixture
 ) -> None:
