@@ -27,21 +27,35 @@ NESTED: Final[tuple[str, ...]] = get_args(Nested)
 class Serving:
     """A request whose code runs."""
 
-    __slots__ = ("__weakref__", "controller", "nested", "ticket")
+    __slots__ = ("__weakref__", "around", "controller", "nested", "ticket")
 
-    def __init__(self, ticket: Ticket, controller: object = None, nested: Nested = "separate") -> None:
+    def __init__(
+        self,
+        ticket: Ticket,
+        controller: object = None,
+        nested: Nested = "separate",
+        around: weakref.ref[Serving] | None = None,
+    ) -> None:
         self.ticket = ticket
         self.controller = controller  # on whose tickets others may ride
         self.nested: Nested = nested
+        self.around = around  # whose code called the middleware: another controller's, if two are around each other
 
 
 serving: Final[ContextVar[weakref.ref[Serving] | None]] = ContextVar("flowctl.serving", default=None)
 """Set around each call of a request's code, in the thread or task that makes it."""
 
 
-def _served() -> Serving | None:
-    found = serving.get()
+def _at(found: weakref.ref[Serving] | None) -> Serving | None:
     return None if found is None else found()
+
+
+def _served_by(controller: object) -> Serving | None:
+    """The innermost request of this controller's whose code this is."""
+    found = _at(serving.get())
+    while found is not None and found.controller is not controller:
+        found = _at(found.around)
+    return found
 
 
 def current_ticket() -> Ticket | None:
@@ -54,7 +68,7 @@ def current_ticket() -> Ticket | None:
     >>> current_ticket() is None
     True
     """
-    found = _served()
+    found = _at(serving.get())
     return None if found is None else found.ticket
 
 
@@ -63,8 +77,8 @@ def passenger_of(controller: object) -> Ticket | None:
 
     Raises `RuntimeError` if the middleware says that nested admissions are mistakes.
     """
-    found = _served()
-    if found is None or found.controller is not controller or found.nested == "separate":
+    found = _served_by(controller)
+    if found is None or found.nested == "separate":
         return None
     host = found.ticket
     if host.state != "dispatched":

@@ -140,7 +140,8 @@ class FlowControlASGIMiddleware:
 
     async def _serve(self, ticket: Ticket, scope: Scope, receive: Receive, send: Send) -> None:
         response = _Response(send, ticket)
-        here, before = Serving(ticket, self._controller, self._nested), serving.get()
+        before = serving.get()
+        here = Serving(ticket, self._controller, self._nested, before)
         try:
             serving.set(weakref.ref(here))
             # a copy: what stands around us shares the scope with others

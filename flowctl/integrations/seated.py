@@ -53,11 +53,11 @@ def serve_seated(
 ) -> Iterable[bytes]:
     """Call the application with a ticket that was granted, or that only watches; its response gives the seat back."""
     environ[TICKET] = ticket
-    seat = _Seat(ticket, manners, start_response)
+    before = serving.get()
+    seat = _Seat(ticket, manners, start_response, before)
     wrapper = environ.get("wsgi.file_wrapper")
     if wrapper is not None and not isinstance(wrapper, type):
         environ["wsgi.file_wrapper"] = partial(seat.wrap, wrapper)
-    before = serving.get()
     try:
         serving.set(seat.here)
         result = app(environ, seat)
@@ -89,9 +89,16 @@ class _Seat(Serving):
 
     __slots__ = ("file", "here", "is_left", "outcome", "release", "to_server")
 
-    def __init__(self, ticket: Ticket, manners: Manners, start_response: StartResponse) -> None:
+    def __init__(
+        self,
+        ticket: Ticket,
+        manners: Manners,
+        start_response: StartResponse,
+        around: weakref.ref[Serving] | None,
+    ) -> None:
         # fixed after construction
         self.ticket = ticket
+        self.around = around
         self.controller, self.nested, self.release = manners
         self.to_server = start_response
         self.here: weakref.ref[Serving] = weakref.ref(self)

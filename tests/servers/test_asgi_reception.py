@@ -136,6 +136,24 @@ def test_a_further_admission_rides_on_the_seat_of_its_request_or_as_the_operator
     assert controller.stats().in_flight == 0
 
 
+def test_a_further_admission_rides_on_the_outer_seat_where_another_controller_s_middleware_stands_between(
+    make_controller: MakeController,
+) -> None:
+    controller, other = make_controller(), make_controller()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        with await controller.admit_async("again", ttl=0), await other.admit_async("again", ttl=0):
+            await hello(scope, receive, send)
+
+    async def story() -> None:
+        exchange = Exchange(protected(protected(app, other), controller), END)
+        await exchange.task
+        assert exchange.body == b"hello"
+
+    run(story)
+    assert (controller.stats().in_flight, other.stats().in_flight) == (0, 0)
+
+
 @pytest.mark.parametrize(("status", "outcome"), [(200, "ok"), (429, "ok"), (503, "dropped"), (504, "dropped")])
 def test_an_answer_that_says_that_the_back_end_is_overloaded_is_told(
     make_controller: MakeController, status: int, outcome: str

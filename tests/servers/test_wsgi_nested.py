@@ -191,6 +191,21 @@ def test_middlewares_around_each_other_take_one_seat(controller: FlowController)
     assert controller.stats().in_flight == 0
 
 
+def test_a_further_admission_rides_on_the_outer_seat_where_another_controller_s_middleware_stands_between(
+    make_controller: MakeController,
+) -> None:
+    controller, other = make_controller(), make_controller()
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", TEXT)
+        for each in (controller, other):
+            with each.try_admit("again"):
+                yield str(each.stats().in_flight).encode()
+
+    assert Exchange(protected(protected(app, other), controller)).read() == [b"1", b"1"]
+    assert (controller.stats().in_flight, other.stats().in_flight) == (0, 0)
+
+
 def test_a_further_admission_can_be_a_mistake(controller: FlowController) -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         controller.admit("tenant-b")
