@@ -19,7 +19,7 @@ from typing import Final, final
 
 from flowctl.awaiting import Waker
 from flowctl.controller import FlowController
-from flowctl.current import NESTED, Nested, Serving, serving
+from flowctl.current import NESTED, Nested, Serving, passenger_of, serving
 from flowctl.errors import FlowControlError, Revoked
 from flowctl.integrations.asked import check_choice, check_parts
 from flowctl.integrations.inbox import Inbox
@@ -117,6 +117,11 @@ class FlowControlASGIMiddleware:
             asked = self._reception.asked(scope)
         except FlowControlError as refusal:
             await _refuse(refusal, scope, send)
+            return
+        # of the scope a server makes a new one for each request; not always so of the context
+        passenger = passenger_of(self._controller) if TICKET in scope else None
+        if passenger is not None:
+            await self._serve(passenger, scope, receive, send)
             return
         waker = Waker()
         ticket = self._controller.submit(asked, waker)

@@ -136,6 +136,40 @@ def test_a_further_admission_rides_on_the_seat_of_its_request_or_as_the_operator
     assert controller.stats().in_flight == 0
 
 
+def test_middlewares_around_each_other_take_one_seat(controller: FlowController) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert controller.stats().in_flight == 1
+        await hello(scope, receive, send)
+
+    async def story() -> None:
+        with pytest.raises(RuntimeError, match="within a request"):
+            mistaken = FlowControlASGIMiddleware(protected(app, controller), controller, classify=whose, nested="error")
+            await Exchange(mistaken, END).task
+        exchange = Exchange(protected(protected(app, controller), controller), END)
+        await exchange.task
+        assert exchange.body == b"hello"
+
+    run(story)
+    assert (controller.stats().in_flight, controller.stats().dispatched) == (0, 2)
+
+
+def test_a_request_does_not_ride_on_another_one_in_whose_context_its_task_was_made(controller: FlowController) -> None:
+    # as uvicorn makes that of a pipelined request
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        following = Exchange(protected(hello, controller), END)
+        await idle()
+        assert controller.stats().queued == 1
+        await hello(scope, receive, send)
+        await following.task
+        assert following.body == b"hello"
+
+    async def story() -> None:
+        await Exchange(protected(app, controller), END).task
+
+    run(story)
+    assert controller.stats().dispatched == 2
+
+
 def test_a_further_admission_rides_on_the_outer_seat_where_another_controller_s_middleware_stands_between(
     make_controller: MakeController,
 ) -> None:
