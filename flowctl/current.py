@@ -81,8 +81,9 @@ def passenger_of(controller: object) -> Ticket | None:
     if found is None or found.nested == "separate":
         return None
     host = found.ticket
-    if host.state != "dispatched":
+    if host.state == "released":
         return None  # its seat was given back: there is nothing to ride on
+    # one that is only watched may be queued, behind which its own code must not wait, or refused, and runs all the same
     if found.nested == "error":
         raise RuntimeError(
             "admit() within a request that has its seat: it could wait for itself"
@@ -117,7 +118,7 @@ class _Passenger:
         return False
 
     def is_held(self, ticket: Ticket) -> bool:
-        return not self._has_left and self._host.state == "dispatched"
+        return not self._has_left and self._host.state != "released"
 
     def notice(self, ticket: Ticket) -> Notice:
         return _notice_of(self._host)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from wsgiref.types import WSGIEnvironment
+from collections.abc import Callable, Iterable
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
 
@@ -12,7 +12,7 @@ from flowctl.errors import FlowControlError
 from flowctl.integrations.seated import TICKET
 from flowctl.integrations.wsgi import FlowControlMiddleware
 from flowctl.testing import FakeClock
-from tests.servers.exchange import Exchange, a_list, by_header, environment, raising
+from tests.servers.exchange import TEXT, Exchange, a_list, by_header, environment, raising
 from tests.support import MakeController
 
 # --- exempt paths -------------------------------------------------------------------------------------------------
@@ -161,6 +161,24 @@ def test_the_waiting_threads_are_watched_too(make_controller: MakeController) ->
             assert exchange.read() == [b"one", b"two"]
 
     assert seen(middleware) == {"queued": 1, "rejected_capacity": 2, "evicted_cancelled": 1}
+
+
+def test_what_a_watched_request_asks_for_by_itself_does_not_wait_behind_it(make_controller: MakeController) -> None:
+    controller = make_controller(Config(default_band=BandConfig(max_requests=1)))
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        with controller.admit("tenant-a", ttl=0) as passenger:
+            start_response("200 OK", TEXT)
+            return [passenger.state.encode()]
+
+    middleware = FlowControlMiddleware(app, controller, classify=by_header, threads=8, shadow=True)
+    with controller.admit("other"):
+        queued, refused = Exchange(middleware), Exchange(middleware)
+        assert (queued.read(), refused.read()) == ([b"dispatched"], [b"dispatched"])
+
+    assert seen(middleware) == {"queued": 1, "rejected_capacity": 1, "evicted_cancelled": 1}
+    stats = controller.stats()
+    assert (stats.queued, stats.in_flight, stats.dispatched) == (0, 0, 1)
 
 
 def test_a_watched_request_that_could_not_be_classified_is_served(controller: FlowController) -> None:
