@@ -239,7 +239,7 @@ class FlowTaskDispatcher(ThreadedTaskDispatcher):
         if not environ.pop(PASSED, False):
             self._answer_at_desk(channel, visit, instead)
         elif self._reception.is_exempt(environ["PATH_INFO"]):
-            self._answer(channel, visit, self._app, self._exempt)
+            self._answer_by_one(channel, visit, self._app, self._exempt)
         elif self._reception.watches:
             self._watch(channel, visit, environ)
         else:
@@ -288,9 +288,12 @@ class FlowTaskDispatcher(ThreadedTaskDispatcher):
         self._answer_at_desk(channel, visit, partial(refuse, error))
 
     def _answer_at_desk(self, channel: FlowChannel, visit: Visit, answer: WSGIApplication) -> None:
+        self._answer_by_one(channel, visit, answer, self._desk)
+
+    def _answer_by_one(self, channel: FlowChannel, visit: Visit, answer: WSGIApplication, crew: Crew) -> None:
         """Answer without a seat. A client that has left very much unread may make a thread wait: not that of all."""
         is_slow = channel.total_outbufs_len > channel.adj.outbuf_high_watermark // 2
-        self._answer(channel, visit, answer, self._workers if is_slow else self._desk)
+        self._answer(channel, visit, answer, self._workers if is_slow else crew)
 
     def _answer(self, channel: FlowChannel, visit: Visit, answer: WSGIApplication, crew: Crew) -> bool:
         """Have the visit answered so, unless that was decided before."""

@@ -8,7 +8,7 @@ import pytest
 
 from flowctl import BandConfig, Config, FlowController
 from flowctl.integrations.waitress import create_server
-from tests.servers.waitress_serving import Serve, unreachable
+from tests.servers.waitress_serving import Serve, message, unreachable
 from tests.support import MakeController, wait_for
 
 
@@ -37,6 +37,17 @@ def test_an_exempt_request_on_a_connection_that_is_kept_has_its_turn(serve: Serv
 
     assert [connection.ask(path).status for path in ("/", "/health", "/", "/health")] == [200] * 4
     assert server.dispatcher.stats().exempt == 2
+
+
+def test_a_client_that_reads_nothing_does_not_keep_exempt_paths_from_others(serve: Serve) -> None:
+    server = serve(threads=2, exempt=["/much", "/health"], outbuf_high_watermark=15_000_000)
+    stalls = server.connect()
+    stalls.send_raw(message("/much") * 4)
+    wait_for(lambda: len(serve.app.calls) == 3)  # a thread waits until the client reads, before it goes on
+
+    assert server.ask("/health").body == b"hello"
+    stalls.close()
+    wait_for(lambda: not server.dispatcher._visits)
 
 
 def test_a_request_that_is_only_watched_is_served_at_once(serve: Serve, make_controller: MakeController) -> None:

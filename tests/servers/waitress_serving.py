@@ -68,6 +68,8 @@ class App:
             return wrapped
         if path == "/echo":
             return [environ["wsgi.input"].read()]
+        if path == "/much":
+            return [b"x" * 8_000_000]  # more than sockets keep
         return [b"held" if path == "/hold" else b"hello"]
 
     def blocks(self) -> Iterator[bytes]:
