@@ -142,8 +142,8 @@ def test_middlewares_around_each_other_take_one_seat(controller: FlowController)
         await hello(scope, receive, send)
 
     async def story() -> None:
+        mistaken = FlowControlASGIMiddleware(protected(app, controller), controller, classify=whose, nested="error")
         with pytest.raises(RuntimeError, match="within a request"):
-            mistaken = FlowControlASGIMiddleware(protected(app, controller), controller, classify=whose, nested="error")
             await Exchange(mistaken, END).task
         exchange = Exchange(protected(protected(app, controller), controller), END)
         await exchange.task
