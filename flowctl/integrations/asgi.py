@@ -63,7 +63,7 @@ class FlowControlASGIMiddleware:
 
     The application finds its ticket in the scope, under `TICKET`, and by `flowctl.current_ticket()`, also in threads
     that its context is copied to. `nested`, `exempt` and `shadow` are those of `FlowControlMiddleware`, for WSGI: an
-    `admit` or `admit_async` within a request, or another middleware of the same controller, rides on its ticket, or else.
+    `admit` or `admit_async` within a request rides on its ticket, or else; so does a middleware around the application.
 
     Only HTTP requests are controlled. A websocket passes: it stays open as long as its client likes, and would keep a
     seat while nothing is asked of it; ask for one for each message, with `admit_async`. Lifespan is no request.
