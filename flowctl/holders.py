@@ -80,7 +80,8 @@ class Holders(Dispatch):
         revocations.look_after(ledger, now)
         if most is not None:
             for hold in _held_longer(ledger, most, now):
-                revocations.ask(hold, f"it holds its seats for more than {most} s", now)
+                if _may_be_asked(hold):
+                    revocations.ask(hold, f"it holds its seats for more than {most} s", now)
         head = self._head_locked()
         if head is not None and self._config.revocation is not None:
             priority = head.key.priority
@@ -114,6 +115,12 @@ class Holders(Dispatch):
             ]
 
         return self.read(look)
+
+
+def _may_be_asked(hold: Hold[Flow]) -> bool:
+    """Did its holder not say that nobody would hear?"""
+    ticket = hold()
+    return ticket is None or ticket.wait is None or ticket.wait.revocable is not False
 
 
 def _held_longer(ledger: Ledger, seconds: float, now: float) -> list[Hold[Flow]]:

@@ -251,6 +251,18 @@ def test_max_hold_asks_anybody_to_stop_who_holds_for_longer(make_controller: Mak
         early.check()
 
 
+def test_who_cannot_hear_of_it_is_not_asked_to_stop_however_long_he_holds(
+    make_controller: MakeController, clock: FakeClock
+) -> None:
+    controller = make_controller(Config(max_hold=30.0), limit=2)
+    deaf, other = controller.admit("a", revocable=False), controller.admit("b", revocable=True)
+    clock.advance(31)
+
+    controller.collect()
+
+    assert revoked(deaf, other) == [False, True]
+
+
 def test_whoever_holds_for_too_long_is_reported_once_with_the_stack_of_its_thread(
     make_controller: MakeController, clock: FakeClock, spawn: Spawn, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,6 +10,7 @@ G3  A worker whose threads are patched (gevent, eventlet) does not begin.
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import Final, Protocol
 
@@ -64,8 +65,8 @@ def worker_exit(server: object, worker: object) -> None:
 
 
 def _end_well(worker: Worker) -> None:
-    nobody_wakes_us = sync.Parking()
-    while worker.alive:
+    nobody_wakes_us, master = sync.Parking(), os.getppid()
+    while worker.alive and os.getppid() == master:  # a worker whose master is gone ends, and does not say so
         nobody_wakes_us.wait(LOOK)
     grace = worker.cfg.graceful_timeout
     nobody_wakes_us.wait(max(grace / 2, grace - MARGIN))
