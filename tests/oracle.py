@@ -135,6 +135,7 @@ class Asked:
     received_at: float
     has_thread: bool
     slo: Slo = None
+    is_dated: bool = False  # whoever asked said when it was received
     probed: bool = False  # its client can be asked for
     client_left: bool = False
     forgotten: bool = False  # whoever asked has dropped the ticket
@@ -359,7 +360,7 @@ class Oracle:
     # --- arriving --------------------------------------------------------------------------------------------------
 
     def arrive(self, asked: Asked) -> None:
-        known = asked.has_thread and asked.key in self.flows
+        known = not asked.is_dated and asked.key in self.flows
         if known and self.takes_anybody(asked.key.priority) and self.can_go(asked):
             self.grant(asked)  # and passes nobody: who is past its deadline goes with the next who comes by
             self.look()

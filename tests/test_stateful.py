@@ -253,6 +253,7 @@ class ControllerMachine(RuleBasedStateMachine):
     def submit_one(self, ask: Ask, received_at: float | None) -> None:
         now = self.clock.now()
         asked = self.ask(ask, now if received_at is None else min(received_at, now), has_thread=False)
+        asked.is_dated = received_at is not None
         request = Request(
             FlowKey(ask.flow_id, ask.priority),
             cost=ask.cost,
