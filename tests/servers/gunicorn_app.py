@@ -38,6 +38,7 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
         "threads": threads_of(environ),
         "in_flight": stats.in_flight,
         "queued": stats.queued,
+        "rejected": stats.rejected,
     }
     start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps(told).encode()]

@@ -159,16 +159,20 @@ class Gunicorn:
         """Take the seat of each worker, and have some wait: who holds, and who waits."""
         held: list[Connection] = []
         queued: list[Connection] = []
+        refused: list[Connection] = []  # where a worker gets very many of them
+        kinds = (held, queued, refused)
         while len(held) < workers or len(queued) < waiting:
             connection = self.send("/hold", f"tenant-{len(held)}-{len(queued)}")
-            until(lambda: sum(self._now(workers)) > len(held) + len(queued), "it has come")
-            (held if self._now(workers)[0] > len(held) else queued).append(connection)
+            until(lambda: sum(self._now(workers)) > sum(map(len, kinds)), "it has come")
+            came = zip(self._now(workers), kinds, strict=True)
+            next(kind for count, kind in came if count > len(kind)).append(connection)
         return held, queued
 
-    def _now(self, workers: int) -> tuple[int, int]:
-        """How many hold a seat, and how many wait."""
-        told = self.workers(workers).values()
-        return sum(each["in_flight"] for each in told), sum(each["queued"] for each in told)
+    def _now(self, workers: int) -> tuple[int, int, int]:
+        """How many hold a seat, how many wait, and how many were refused."""
+        told = list(self.workers(workers).values())
+        in_flight, queued, rejected = ([each[name] for each in told] for name in ("in_flight", "queued", "rejected"))
+        return sum(in_flight), sum(queued), sum(rejected)
 
     def terminate(self) -> None:
         self._process.terminate()
