@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import NoReturn
 
 from flowctl import ConcurrencyLimit, FlowControlError, FlowController, FlowKey, Request, Ticket, sync
@@ -128,16 +129,16 @@ def the_block_ends_in_an_exception() -> None:
 
 
 def sigterm_closes() -> None:
-    over = threading.Event()
+    over: SimpleQueue[None] = SimpleQueue()  # an event's lock may be held by the thread that the handler interrupts
 
     def handle(number: int, frame: object) -> None:
         close()
-        over.set()
+        over.put(None)
 
     signal.signal(signal.SIGTERM, handle)
     all_wait(daemon=False)
     send(signal.SIGTERM, queued=3)
-    over.wait(20)
+    over.get(timeout=20)
 
 
 def sigterm_closes_while_the_main_thread_waits() -> None:
