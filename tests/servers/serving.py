@@ -37,8 +37,11 @@ complaints: list[str] = []
 
 
 def complain(unraisable: UnraisableHookArgs) -> None:
-    """The validator can say that a response was dropped unclosed only as an error that nobody can catch."""
-    complaints.append(repr(unraisable.exc_value))
+    """The validator can say that a response was dropped unclosed only as an error that nobody can catch. cheroot has
+    such errors of its own, of connections whose client has left.
+    """
+    if not isinstance(unraisable.exc_value, OSError):
+        complaints.append(repr(unraisable.exc_value))
 
 
 sys.unraisablehook = complain
