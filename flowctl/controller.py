@@ -263,10 +263,15 @@ class FlowController:
         seat back if dispatch was faster. A seat that is free is taken without suspending. Leaving ``with ticket:``
         never waits, and so needs no ``async with``; any thread or loop may do it.
         """
-        from flowctl.awaiting import Waker  # noqa: PLC0415 - loads asyncio, which who comes here has loaded anyway
-
         key = check_flow_key(flow, priority)
         request = Request(key, cost=cost, size=size, ttl=ttl, metadata=metadata, revocable=revocable)
+        return await self.admit_request_async(request)
+
+    async def admit_request_async(self, request: Request) -> Ticket:
+        """`admit_async`, where what is asked for stands in one piece."""
+        from flowctl.awaiting import Waker  # noqa: PLC0415 - loads asyncio, which who comes here has loaded anyway
+
+        check_request(request)
         passenger = passenger_of(self) if self._may_ride else None
         if passenger is not None:
             return passenger
