@@ -15,6 +15,7 @@ from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 from waitress.task import WSGITask
 
+from flowctl.integrations.reception import leave
 from flowctl.ticket import Ticket
 
 MOMENT: Final = 0.005
@@ -104,8 +105,8 @@ class Visit:
     def end(self) -> None:
         """Give back what it may still have, and hold on to nothing."""
         ticket = self.ticket
-        if ticket is not None and not ticket.cancel():
-            ticket.release("ignored")  # a no-op wherever the response was closed
+        if ticket is not None:
+            leave(ticket, "ignored")  # a no-op wherever the response was closed
         self.environ, self.answer, self.ticket = {}, let_pass, None
 
 

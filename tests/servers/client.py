@@ -94,6 +94,16 @@ def until(true: Callable[[], bool], what: str) -> None:
         assert time.monotonic() < patience_ends, f"not within {PATIENCE} s: {what}"
 
 
+def wait_or_kill(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a process that was told to end. Raises `TimeoutExpired` if it has to be killed."""
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
+
+
 @contextmanager
 def serving(command: Callable[[int], list[str]]) -> Iterator[Server]:
     """A process that serves at the socket that it is handed. At the end nothing is in flight, unless it has ended by
@@ -112,9 +122,4 @@ def serving(command: Callable[[int], list[str]]) -> Iterator[Server]:
                 assert server.stats("repairs") == server.stats("abandoned") == 0
         finally:
             process.terminate()
-            try:
-                process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                raise
+            wait_or_kill(process)

@@ -18,7 +18,7 @@ from typing import final
 import pytest
 
 from flowctl.integrations.gunicorn import post_worker_init
-from tests.servers.client import Answer, until
+from tests.servers.client import Answer, until, wait_or_kill
 from tests.support import PATIENCE
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gunicorn runs on POSIX systems")
@@ -200,12 +200,7 @@ class Start:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGQUIT)  # at once
-    try:
-        process.wait(PATIENCE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        raise
+    wait_or_kill(process)
 
 
 @pytest.fixture
