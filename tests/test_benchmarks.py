@@ -231,8 +231,13 @@ def test_a_ticket_that_nobody_cancelled_is_noticed() -> None:
 
 def test_a_window_of_resizes_has_admissions_of_old_and_new_flows() -> None:
     load = resize.Load(seats=4)
+
+    def resize_until_one_is_new() -> None:
+        while controller.stats().flows <= waiting.THREADS:
+            load.resize(0.1)
+
     with load.controller as controller:
-        waits = load.window(lambda: load.resize(0.1))
+        waits = load.window(resize_until_one_is_new)
         stats = controller.stats()
 
     assert waits

@@ -1,12 +1,19 @@
-"""A fault at one point of a story after the other, until the story has no more points."""
+"""A fault at one point of a story after the other, until the story has no more points.
+
+Where `FLOWCTL_SPARSE` is a number, the longest of these tests strike at each of so many points only.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from typing import Final
 
 import pytest
 
 from tests.proof import Proof
+
+SPARSE: Final = int(os.environ.get("FLOWCTL_SPARSE") or 1)
 
 Tell = Callable[[int], int]
 """Tells a story with a fault at this point (0: none), and says how many points were passed until then."""

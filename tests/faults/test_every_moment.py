@@ -14,7 +14,7 @@ from flowctl.news import News
 from flowctl.registry import FlowRegistry
 from flowctl.sections import Act, Sections
 from tests.faults.moments import Moments
-from tests.faults.points import assert_found, strike_each_point
+from tests.faults.points import SPARSE, assert_found, strike_each_point
 from tests.faults.stories import (
     STORIES,
     Story,
@@ -84,7 +84,7 @@ def test_an_exception_at_every_moment_leaks_nothing(
     story: Story, unraisable: list[BaseException], proof: Proof
 ) -> None:
     tell(story, 0, unraisable)  # since 3.12 the first run of a function is not seen in full
-    points = strike_each_point(lambda at: tell(story, at, unraisable))
+    points = strike_each_point(lambda at: tell(story, at, unraisable), SPARSE)
     proof.shown("P7", CLAIM, "faults", points, "points")
 
 

@@ -12,7 +12,7 @@ import pytest
 from flowctl import ConcurrencyLimit, FlowControlError, FlowController, FlowKey, Request, Ticket, sync
 from flowctl.sections import Act, Sections
 from tests.faults.moments import Moments
-from tests.faults.points import assert_found, strike_each_point
+from tests.faults.points import SPARSE, assert_found, strike_each_point
 from tests.faults.stories import STORIES, Story, a_wait_that_is_granted
 from tests.faults.world import World
 from tests.proof import Proof
@@ -20,7 +20,7 @@ from tests.support import MakeController, Spawned
 
 CLAIM = "a handler may release, cancel, ask, look, collect and close at any moment of its own thread's calls"
 
-EVERY = 3
+EVERY = 3 * SPARSE
 """Of so many moments one is struck, each time by another handler."""
 
 
