@@ -30,7 +30,7 @@ from benchmarks import (
     saturated,
     servers,
 )
-from benchmarks.harness import DEFAULT, QUICK, Question, Row, Step
+from benchmarks.harness import DEFAULT, FULL, QUICK, Depth, Question, Row, Step
 from benchmarks.machine import Neighbours, this_machine
 from benchmarks.report import show, write
 
@@ -61,7 +61,10 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         epilog="By way of make: make bench ARGS='--quick --only free,lease'. Ctrl-C ends a run early and keeps what it "
         "measured. How to read the table: benchmarks/README.md.",
     )
-    parser.add_argument("--quick", action="store_true", help="2.5 minutes, and rougher (default: 11 to 12 minutes)")
+    depth = parser.add_mutually_exclusive_group()
+    depth.add_argument("--quick", dest="depth", action="store_const", const=QUICK, help="under 1 minute, and rough")
+    depth.add_argument("--full", dest="depth", action="store_const", const=FULL, help="up to 40 minutes")
+    parser.set_defaults(depth=DEFAULT)
     parser.add_argument(
         "--only", type=_chosen, default=QUESTIONS, metavar="NAMES", help="questions, by commas: see --list"
     )
@@ -137,7 +140,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run it; the exit status: 0, 1 if something failed, 130 after Ctrl-C. A target that is missed is no failure."""
     options = parsed(arguments)
     questions: tuple[Question, ...] = options.only
-    depth = QUICK if options.quick else DEFAULT
+    depth: Depth = options.depth
     steps = [(question, step) for question in questions for step in question.steps(depth)]
     console, errors = Console(), Console(stderr=True)
     if not console.is_terminal:

@@ -248,7 +248,7 @@ def _shutdown() -> Sequence[Row]:
 
 
 def steps(depth: Depth) -> list[Step]:
-    count = 10_000 if depth.full else 2_000
+    count = depth.pick(2_000, 2_000, 10_000)
     return [
         Step("queued at shutdown", 2.0, _shutdown),
         Step("a crowd before 8 threads", 1.0 + count * 1.7e-3, partial(_crowd, of_size(count))),

@@ -87,7 +87,7 @@ def steps(depth: Depth) -> list[Step]:
             shared = ["tenant"] * threads
             own = [f"tenant-{number}" for number in range(threads)]
             sets = [("one flow", shared)] if threads == 1 else [("one flow", shared), ("a flow each", own)]
-            if form == "with" and threads > 8 and not depth.full:
+            if form == "with" and threads > 8 and depth.level < 2:
                 continue
             for flows, ids in sets:
                 name = f"{what}, {threads} thread{'s' * (threads > 1)}, {flows}"

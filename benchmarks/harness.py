@@ -11,7 +11,7 @@ Statistics only: no threads, no clock, nothing that has to be installed.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final, Literal, TypeVar, final
@@ -33,25 +33,29 @@ class Depth:
     """How long to measure. Times are seconds."""
 
     name: str
+    level: Literal[0, 1, 2]
     pairs: int  # for each ratio of two loops
     sample: float  # of a loop on one thread
     contended: float  # of a loop on several, unless `turns` makes it longer
     turns: int  # how often each of several threads gets the GIL in a sample, at least: else they never meet
-    full: bool  # every combination of threads, flows and forms
     windows: int  # pairs of windows in which threads compete for seats
     window: float
     cycles: int  # collections
     ids: int  # that are made up
     sizes: tuple[int, ...]  # of queues
 
+    def pick(self, quick: T, default: T, full: T) -> T:
+        """What goes with this depth."""
+        return (quick, default, full)[self.level]
+
 
 QUICK: Final = Depth(
     name="quick",
+    level=0,
     pairs=5,
     sample=0.05,
     contended=0.15,
     turns=2,
-    full=False,
     windows=3,
     window=0.8,
     cycles=5,
@@ -60,11 +64,24 @@ QUICK: Final = Depth(
 )
 DEFAULT: Final = Depth(
     name="default",
+    level=1,
+    pairs=7,
+    sample=0.1,
+    contended=0.2,
+    turns=2,
+    windows=3,
+    window=1.0,
+    cycles=10,
+    ids=100_000,
+    sizes=(10, 1_000, 100_000),
+)
+FULL: Final = Depth(
+    name="full",
+    level=2,
     pairs=15,
     sample=0.15,
     contended=0.3,
     turns=2,
-    full=True,
     windows=7,
     window=2.0,
     cycles=10,
@@ -102,6 +119,8 @@ class Row:
     # of all cores, what other processes took meanwhile; None: unknown
     others: float | None = None
     question: str = ""
+    # where it stands in its question's plots: {"threads": 8, "lock": "turn"}
+    at: Mapping[str, str | float] = field(default_factory=dict)
 
     @property
     def value(self) -> float:
@@ -162,6 +181,19 @@ class Step:
 
 
 @final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    """A picture of those rows of a question whose `at` has `x`, and has all of `where`. A row's value is its height."""
+
+    title: str
+    x: str  # the key of `at` along the axis: numbers are drawn as lines, words as bars
+    by: str | None = None  # the key of `at` that tells lines or groups of bars apart
+    where: Mapping[str, str | float] = field(default_factory=dict)
+    log_x: bool = False
+    log_y: bool = False
+
+
+@final
 @dataclass(frozen=True, slots=True)
 class Question:
     """What one file of benchmarks asks."""
@@ -169,6 +201,8 @@ class Question:
     name: str
     asks: str
     steps: Callable[[Depth], Sequence[Step]]
+    plots: Sequence[Plot] = ()
+    concludes: Callable[[Sequence[Row]], Sequence[str]] | None = None  # sentences, from its rows
 
 
 # --- statistics ----------------------------------------------------------------------------------------------------

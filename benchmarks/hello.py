@@ -205,7 +205,7 @@ def differences(ours: Sequence[float], rival: Sequence[float]) -> tuple[float, .
 
 
 def steps(depth: Depth) -> list[Step]:
-    starts, rounds, requests = (3, 14, 1_000) if depth.full else (2, 7, 400)
+    starts, rounds, requests = depth.pick((2, 7, 400), (2, 7, 400), (3, 14, 1_000))
     expected = starts * len(KINDS) * (0.4 + rounds * requests * 2.0e-4)
     return [Step("hello world", expected, partial(_measure, starts, rounds, requests))]
 

@@ -115,6 +115,7 @@ def _document(row: Row) -> dict[str, object]:
         "reached": row.reached,
         "doubts": row.doubts,
         "others": row.others,
+        "at": dict(row.at),
         "samples": row.samples,
         "rival_samples": row.rival_samples,
     }

@@ -125,7 +125,7 @@ def _row(what: str, found: dict[str, tuple[float, ...]], kind: str, rival: str, 
 
 
 def steps(depth: Depth) -> list[Step]:
-    rounds, seconds = (3, 6.0) if depth.full else (1, 2.5)
+    rounds, seconds = depth.pick((1, 2.5), (1, 2.5), (3, 6.0))
     expected = rounds * len(KINDS) * (seconds + WARMING_UP + 0.5)
     return [Step("a polite tenant behind a server", expected, partial(_measure, rounds, seconds))]
 

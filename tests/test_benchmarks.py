@@ -34,6 +34,7 @@ from benchmarks import (
 from benchmarks.__main__ import QUESTIONS
 from benchmarks.harness import (
     DEFAULT,
+    FULL,
     QUICK,
     Depth,
     Pairs,
@@ -157,7 +158,7 @@ def test_percentiles_are_samples() -> None:
 # --- the questions -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("depth", [QUICK, DEFAULT], ids=lambda depth: depth.name)
+@pytest.mark.parametrize("depth", [QUICK, DEFAULT, FULL], ids=lambda depth: depth.name)
 def test_each_question_has_steps_with_names_of_their_own_and_is_explained(depth: Depth) -> None:
     readme = (Path(harness.__file__).parent / "README.md").read_text("utf-8")
     names = [question.name for question in QUESTIONS]
