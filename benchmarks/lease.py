@@ -15,8 +15,8 @@ from typing import Final, final
 from benchmarks.crew import BATCH, Loop, race, race_seconds, sample_seconds, served_in_window
 from benchmarks.harness import Depth, Question, Row, Step
 from flowctl import sync
-from flowctl.atomic import AtomicWord, CellWord, LockWord, SectionWord
-from flowctl.lease import Lease, born
+from flowctl.atomic import AtomicWord, CellWord, LockWord
+from flowctl.lease import Lease, SectionWord, born
 
 BACKENDS: Final[dict[str, Callable[[int], AtomicWord]]] = {
     "CellWord": CellWord,

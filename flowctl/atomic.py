@@ -1,11 +1,9 @@
 """One 63-bit word that changes in one step: the ground under every lease.
 
-Three backends, one contract (`tests/test_atomic.py` runs the same tests over all):
+Two backends, and `lease.SectionWord`; one contract (`tests/test_atomic.py` runs the same tests over all):
 
 `CellWord`     compare-and-swap without a lock, on the one step that a dict does for us atomically
 `LockWord`     compare-and-swap under a lock of its own
-`SectionWord`  compare-and-swap under a lock that the word's busiest path holds anyway: that path changes `value` in
-               place, and every other one comes through `compare_exchange`
 """
 
 from __future__ import annotations
@@ -122,34 +120,4 @@ class LockWord:
         with self._mutex:
             value = self._value
             self._value = value + amount
-            return value
-
-
-@final
-class SectionWord:
-    """Compare-and-swap under the lock of a section that the word's busiest path enters anyway.
-
-    Who is inside the section may read and write `value` in place, without a call between the two.
-    """
-
-    __slots__ = ("_section", "value")
-
-    def __init__(self, section: sync.Mutex, value: int = 0) -> None:
-        self._section = section  # re-entrant; rank: the turn
-        self.value = value
-
-    def load(self) -> int:
-        return self.value
-
-    def compare_exchange(self, expected: int, new: int) -> bool:
-        with self._section:
-            if self.value != expected:
-                return False
-            self.value = new
-            return True
-
-    def fetch_add(self, amount: int) -> int:
-        with self._section:
-            value = self.value
-            self.value = value + amount
             return value

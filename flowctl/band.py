@@ -82,6 +82,7 @@ class PriorityBand(Generic[F]):
         "config",
         "door",
         "drained",
+        "flow_by_id",
         "flows",
         "halts",
         "has_gone",
@@ -99,6 +100,7 @@ class PriorityBand(Generic[F]):
         self.config = config
         self.lease = lease
         self.flows: LeaseTable[str, F] = LeaseTable()
+        self.flow_by_id = self.flows.entries
         self.is_keyed = not isinstance(config.ordering, Fcfs)
         self._by_head = bool(getattr(config.fairness, "by_head", False))
         self._metered = config.fairness if is_metered(config.fairness) else None

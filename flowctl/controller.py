@@ -29,7 +29,6 @@ from flowctl.request import (
     FlowKey,
     Request,
     WaitingRoom,
-    check_flow_id,
     check_flow_key,
     check_priority,
     check_request,
@@ -39,7 +38,7 @@ from flowctl.request import (
 )
 from flowctl.state import State
 from flowctl.stats import BandStats, CollectReport, Contention, ShardUse, Stats
-from flowctl.ticket import Hold, Ticket, Unborn, Wait
+from flowctl.ticket import Ticket, Unborn, Wait
 from flowctl.turn import Turn
 
 
@@ -48,7 +47,7 @@ def _find(state: State, request: Request) -> Flow | None:
     if request.received_at is not None:
         return None
     try:
-        return state.bands[request.flow.priority].flows.entries[request.flow.id]
+        return state.bands[request.flow.priority].flow_by_id[request.flow.id]
     except KeyError:
         return None
 
@@ -110,7 +109,7 @@ class FlowController:
         self._changing = sync.RLock()
         self._is_changing = False
         # replaced as a whole in a forked child
-        self._state = self._new_state()
+        self._enter(self._new_state())
         sync.renew_after_fork(self)
 
     def _new_state(self) -> State:
@@ -128,6 +127,12 @@ class FlowController:
         if self._closed:
             state.turn.close(None)
         return state
+
+    def _enter(self, state: State) -> None:
+        self._state = state
+        # what `admit` needs if nothing is unusual: empty where it is to look whose code calls it
+        self._at_hand = {} if self._may_ride else state.bands
+        self._grant = state.turn.grant_on_the_spot
 
     def _bind_gates(self, turn: Turn) -> None:
         bound: list[Gate] = []
@@ -165,33 +170,27 @@ class FlowController:
         no seat of its own (see `nested` there).
         """
         if (
-            type(flow) is not str
-            or type(priority) is not int
-            or cost is not _ONE  # what is usual is known by its identity, and whatever else is checked in full
-            or size is not _ZERO
-            or ttl is not None
-            or cancel is not None
-            or metadata is not None
-            or room is not None
-            or revocable is not None
-            or self._may_ride
+            cost is _ONE  # what is usual is known by its identity, and whatever else is checked in full
+            and size is _ZERO
+            and (priority is _ZERO or type(priority) is int)
+            and ttl is None
+            and cancel is None
+            and metadata is None
+            and room is None
+            and revocable is None
         ):
-            key = check_flow_key(flow, priority)
-            request = Request(key, cost=cost, size=size, ttl=ttl, metadata=metadata, revocable=revocable)
-            return self.admit_request(request, cancel=cancel, room=room)
-        state = self._state
-        turn = state.turn
-        found: Flow | None = None
-        try:
-            found = state.bands[priority].flows.entries[flow]  # what is in the table has passed the checks
-        except KeyError:
-            flow, priority = check_flow_id(flow), check_priority(priority)
-        else:
-            ticket = Ticket(turn, found, cost, size)
-            if turn.try_grant(ticket, Hold(ticket, turn.hand_in), found):
-                return ticket
-        wait = Wait(self._clock.now(), ttl)
-        return self._wait(state, Ticket(turn, Unborn(FlowKey(flow, priority)), cost, size), wait, found)
+            try:
+                # what is in the table has passed the checks
+                found = self._at_hand[priority].flow_by_id[flow]  # type: ignore[index]
+            except (KeyError, TypeError):
+                pass
+            else:
+                ticket = self._grant(found, cost, size, None)
+                if ticket is not None:
+                    return ticket
+        key = check_flow_key(flow, priority)
+        request = Request(key, cost=cost, size=size, ttl=ttl, metadata=metadata, revocable=revocable)
+        return self.admit_request(request, cancel=cancel, room=room)
 
     def admit_request(
         self, request: Request, *, cancel: Callable[[], object] | None = None, room: WaitingRoom | None = None
@@ -207,10 +206,9 @@ class FlowController:
         state = self._state
         turn, found = state.turn, _find(state, request)
         if found is not None:
-            ticket = Ticket(turn, found, request.cost, request.size)
-            if request.revocable is not None:
-                ticket.wait = self._wait_of(request)
-            if turn.try_grant(ticket, Hold(ticket, turn.hand_in), found):
+            told = None if request.revocable is None else self._wait_of(request)
+            ticket = self._grant(found, request.cost, request.size, told)
+            if ticket is not None:
                 return ticket
         wait = self._wait_of(request, cancel=cancel, room=room)
         return self._wait(state, Ticket(turn, Unborn(request.flow), request.cost, request.size), wait, found)
@@ -294,13 +292,12 @@ class FlowController:
         state = self._state
         turn, found = state.turn, _find(state, request)
         wait = self._wait_of(request, on_settled=on_settled, room=room)
-        ticket = Ticket(turn, Unborn(request.flow) if found is None else found, request.cost, request.size)
+        granted = None if found is None else self._grant(found, request.cost, request.size, wait)
+        ticket = Ticket(turn, Unborn(request.flow), request.cost, request.size) if granted is None else granted
         try:
-            if found is not None:
-                ticket.wait = wait
-                if turn.try_grant(ticket, Hold(ticket, turn.hand_in), found):
-                    turn.tell_granted(ticket)
-                    return ticket
+            if granted is not None:
+                turn.tell_granted(ticket)
+                return ticket
             self._arrive(state, ticket, wait, found)
         except BaseException:
             state.turn.give_up(ticket)
@@ -617,6 +614,7 @@ class FlowController:
     def let_ride(self) -> None:
         """From now on `admit` looks whether the code of a request of this controller calls it. For middlewares."""
         self._may_ride = True
+        self._at_hand = {}
 
     def report(self, what: str, error: BaseException) -> None:
         """Count and log what foreign code raised: in `stats().incidents`, and the 1st, 2nd, 4th, ... of its kind."""
@@ -650,7 +648,7 @@ class FlowController:
         self._state.turn.after_fork_in_child()
         self._changing, self._is_changing = sync.RLock(), False
         self._incidents = Incidents()
-        self._state = self._new_state()
+        self._enter(self._new_state())
         self._state.turn.ledger.halts = halts
 
     def _check(self) -> None:

@@ -22,7 +22,6 @@ from flowctl.errors import Outcome
 from flowctl.estimate import retry_after
 from flowctl.flow import Flow
 from flowctl.gate import Gate, Learner
-from flowctl.lease import to_ms
 from flowctl.news import News
 from flowctl.policies.ceiling import Static, checked_ceilings
 from flowctl.policies.revocation import Revocation
@@ -47,6 +46,7 @@ class Dispatch(Sections):
         "_clock",
         "_config",
         "_gates",
+        "_is_watched",
         "_learners",
         "_notes_grants",
         "_priorities",
@@ -72,6 +72,7 @@ class Dispatch(Sections):
         self._learners = tuple(gate for gate in gates if isinstance(gate, Learner))
         self._watches = config.watches
         self._notes_grants = self._watches or bool(self._learners)  # when, and by whom
+        self._is_watched = self._notes_grants or news.observer is not None  # each grant and release is
         self._clock = clock
         self._priorities = priorities
         # guarded by lock
@@ -240,17 +241,20 @@ class Dispatch(Sections):
 
     def _grant_locked(self, ticket: Ticket, hold: Hold[Flow], wait: Wait, now: float, *, is_told: bool = True) -> None:
         """Turn the hold of a ticket that is in no queue into seats; tell it, unless its own thread will see it."""
-        ledger = self.ledger
-        # plain stores up to the last line: no exception can come between them
         wait.settled_at = now
+        self._seat_locked(ticket, hold, now)
+        if is_told or self.news.observer is not None:
+            self.news.settled.append(ticket)
+
+    def _seat_locked(self, ticket: Ticket, hold: Hold[Flow], now: float) -> None:
+        ledger = self.ledger
+        # plain stores: no exception can come between them
         hold.cost = ticket.cost
         hold.since = now
         ledger.in_flight += ticket.cost
-        ledger.granted += 1
-        ledger.dispatched += 1
+        ledger.undispatched -= 1
+        ledger.seatless -= 1
         ticket.outcome = DISPATCHED
-        if is_told or self.news.observer is not None:
-            self.news.settled.append(ticket)
 
     def _evict_locked(self, ticket: Ticket, outcome: Outcome, now: float) -> bool:
         """Settle a queued ticket without a seat; False if it was settled before."""
@@ -266,7 +270,7 @@ class Dispatch(Sections):
         ledger.evicted += 1
         ticket.outcome = outcome
         self.news.settled.append(ticket)
-        ledger.drop(ticket.serial, to_ms(now))  # last: what has no hold cannot be mended
+        ledger.drop(ticket.serial, now)  # last: what has no hold cannot be mended
         return True
 
     def _expire_locked(self, now: float) -> None:

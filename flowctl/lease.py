@@ -127,6 +127,49 @@ class Lease:
         assert word < MARKED_FOR_DELETION or not self.pins, "L1: a marked lease has pins"
 
 
+class SectionWord:
+    """The word of a lease that is pinned and unpinned in a section of its own, the busiest path, which changes it in
+    place: its two parts are kept apart, as what they mean. Everybody else comes by `compare_exchange`.
+
+    Who is inside the section may change both, without a call between. Who loads without it may get the parts of two
+    moments: an exchange for that fails, unless it has come true.
+    """
+
+    __slots__ = ("_section", "pins", "since")
+
+    def __init__(self, section: sync.Mutex, value: int = 0) -> None:
+        self._section = section  # re-entrant; rank: the turn
+        self.pins = value // ONE_PIN  # with the mark
+        self.since = _middle_of(value & STAMP_MASK)  # seconds
+
+    def load(self) -> int:
+        return self.pins * ONE_PIN + to_ms(self.since)
+
+    def compare_exchange(self, expected: int, new: int) -> bool:
+        pins, since = new // ONE_PIN, _middle_of(new & STAMP_MASK)
+        with self._section:
+            seen_pins, seen_since = self.pins, self.since
+            if seen_pins * ONE_PIN + to_ms(seen_since) != expected:
+                return False
+            # from here on without a call: no handler of this thread can come between
+            is_unchanged = self.pins == seen_pins and self.since == seen_since
+            if is_unchanged:
+                self.pins = pins
+                self.since = since
+            return is_unchanged
+
+    def fetch_add(self, amount: int) -> int:
+        while True:
+            value = self.load()
+            if self.compare_exchange(value, value + amount):
+                return value
+
+
+def _middle_of(ms: int) -> float:
+    """Seconds that fall into this millisecond whichever way they are rounded."""
+    return (ms + 0.5) / 1000
+
+
 class Leased(Protocol):
     """Something that is kept by a lease."""
 

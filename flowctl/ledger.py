@@ -23,7 +23,7 @@ from typing import final
 from flowctl.band import NOBODY, Halts, PriorityBand
 from flowctl.drain import DrainRate
 from flowctl.flow import Flow
-from flowctl.lease import MARKED_FOR_DELETION, ONE_PIN, PINNABLE_BELOW, STAMP_MASK
+from flowctl.lease import MAX_PINS
 from flowctl.queue import EMPTY
 from flowctl.request import WaitingRoom
 from flowctl.ticket import Hold, Ticket, Wait
@@ -38,10 +38,8 @@ class Ledger:
         "waiting_in",
         "waiting_of",
         "closed",
-        "dispatched",
         "drained",
         "evicted",
-        "granted",
         "holds",
         "in_flight",
         "halts",
@@ -50,19 +48,24 @@ class Ledger:
         "queued_bytes",
         "ready",
         "rejected",
+        "seatless",
         "serial",
         "top",
+        "undispatched",
         "waiting",
+        "young",
     )
 
     def __init__(self) -> None:
         # how many wait in each room, in all and of each flow
         self.waiting_in: Counter[WaitingRoom] = Counter()
         self.waiting_of: Counter[tuple[WaitingRoom, Flow]] = Counter()
+        # all claims: those that were granted on the spot, until somebody looks, and the others
+        self.young: dict[int, Ticket] = {}
         self.holds: dict[int, Hold[Flow]] = {}
         self.serial = 0  # of the latest arrival
-        self.in_flight = 0  # seats,
-        self.granted = 0  # and the requests that hold them
+        self.in_flight = 0  # seats
+        self.seatless = 0  # holds
         self.queued = 0
         self.queued_bytes = 0
         self.waiting: list[PriorityBand[Flow]] = []  # the bands where something is queued, lowest priority first
@@ -76,67 +79,102 @@ class Ledger:
         self.probed: dict[int, Callable[[], object]] = {}
         self.closed = False
         self.drained = DrainRate()  # all bands
-        self.dispatched = 0
+        self.undispatched = 0  # serials of requests that did not go, or not yet
         self.rejected = 0
         self.evicted = 0
+
+    def is_held(self, serial: int) -> bool:
+        """Is there a claim of this serial? Takes no lock."""
+        return serial in self.young or serial in self.holds  # in the order in which it goes from one to the other
+
+    @property
+    def has_claims(self) -> bool:
+        """Is anything held, or queued? Takes no lock."""
+        return bool(self.young or self.holds)
+
+    def age(self, hand_in: Callable[[Hold[Flow]], None]) -> None:
+        """Know all tickets that were granted on the spot by weak holds. Whoever was dropped is handed in by that."""
+        while self.young:
+            serial, ticket = next(iter(self.young.items()))
+            hold: Hold[Flow] = Hold(ticket, hand_in)
+            flow: Flow = ticket._flow  # type: ignore[assignment]  # it is one, once it was granted
+            # plain stores: no exception can come between them
+            hold.flow = flow
+            hold.cost = ticket.cost
+            hold.serial = serial
+            hold.since = 0.0
+            hold.thread = 0
+            self.holds[serial] = hold
+            del self.young[serial]
+            del ticket
+
+    @property
+    def granted(self) -> int:
+        """How many requests hold seats."""
+        return len(self.young) + len(self.holds) - self.seatless
+
+    @property
+    def dispatched(self) -> int:
+        """How many were granted so far."""
+        return self.serial - self.undispatched
 
     # --- holds -----------------------------------------------------------------------------------------------------
 
     def adopt(self, hold: Hold[Flow], flow: Flow) -> None:
         """Enter the hold of a flow's creator: it owns the pin that the flow was born with."""
         self.serial = serial = self.serial + 1
+        self.undispatched += 1
         hold.flow = flow
         hold.serial = serial
         hold.cost = 0
         hold.since = 0.0
         hold.thread = 0
-        hold.returned = False
         self.holds[serial] = hold
+        self.seatless += 1
 
     def enter(self, ticket: Ticket, hold: Hold[Flow], flow: Flow) -> bool:
         """Enter an arrival's hold, with a pin; False if the flow cannot be pinned."""
-        if flow.word.value >= PINNABLE_BELOW:
+        if flow.pins >= MAX_PINS:
             return False
         self.serial = serial = self.serial + 1
+        self.undispatched += 1
         hold.flow = flow
         hold.serial = serial
         hold.cost = 0
         hold.since = 0.0
         hold.thread = 0
-        hold.returned = False
         ticket._flow = flow
         ticket.serial = serial
         self.holds[serial] = hold
-        flow.word.value += ONE_PIN
+        self.seatless += 1
+        flow.pins += 1
         return True
 
     def renumber(self, ticket: Ticket, hold: Hold[Flow], flow: Flow) -> None:
         """Enter an arrival by the hold that its flow was adopted with: it arrives now, and not when that was."""
         adopted = hold.serial
         self.serial = serial = self.serial + 1
+        self.undispatched += 1
         ticket._flow = flow
         ticket.serial = serial
         hold.serial = serial
         self.holds[serial] = hold
         del self.holds[adopted]
 
-    def drop(self, serial: int, now_ms: int) -> Hold[Flow] | None:
+    def drop(self, serial: int, now: float) -> Hold[Flow] | None:
         """Take a hold out, with its pin and its seats; None if it was out already."""
         try:
             hold = self.holds[serial]
         except KeyError:
             return None
-        word = hold.flow.word
-        value = word.value
-        stamp = value & STAMP_MASK
-        if (now_ms - stamp) & STAMP_MASK > STAMP_MASK // 2:
-            now_ms = stamp  # we come late: the stamp does not go back
+        flow = hold.flow
         # from here to the end without a call: no exception can come between the hold and what it held
         del self.holds[serial]
-        if hold.cost:
-            self.granted -= 1
+        if not hold.cost:
+            self.seatless -= 1
         self.in_flight -= hold.cost
-        word.value = value - ONE_PIN - stamp + now_ms
+        flow.pins -= 1
+        flow.since = now
         return hold
 
     # --- the queues ------------------------------------------------------------------------------------------------
@@ -257,7 +295,7 @@ class Ledger:
         holds = list(self.holds.values())
         return (
             self.in_flight == sum([hold.cost for hold in holds])
-            and self.granted == len([hold for hold in holds if hold.cost])
+            and self.seatless == len([hold for hold in holds if not hold.cost])
             and self.queued == len([hold for hold in holds if self.queued_ticket(hold.serial) is not None])
             and self.queued == sum([band.queued for band in self.waiting])
             and all(_pins(flow) == pins for flow, pins in self.pins_by_flow().items())
@@ -268,9 +306,8 @@ class Ledger:
         pins = self.pins_by_flow()
         mended = 0
         for flow in flows:
-            word = flow.word.value
-            if word < MARKED_FOR_DELETION and word // ONE_PIN != pins[flow]:
-                flow.word.value = word % ONE_PIN + pins[flow] * ONE_PIN
+            if flow.pins <= MAX_PINS and flow.pins != pins[flow]:
+                flow.pins = pins[flow]
                 mended += 1
         return mended
 
@@ -296,10 +333,10 @@ class Ledger:
         self._deadlines.clear()
         self.queued = self.queued_bytes = 0
         self.in_flight = sum([hold.cost for hold in holds])
-        self.granted = len([hold for hold in holds if hold.cost])
+        self.seatless = len([hold for hold in self.holds.values() if not hold.cost])
         pins = self.pins_by_flow()
         for flow in flows:
-            flow.word.value = flow.word.value % ONE_PIN + pins[flow] * ONE_PIN
+            flow.pins = pins[flow]
         for hold, ticket in zip(holds, alive, strict=True):
             if ticket is not None and self.queued_ticket(hold.serial) is ticket:
                 assert ticket.wait is not None
@@ -313,7 +350,7 @@ class Ledger:
         assert self.in_flight >= 0, "B1: seats below 0"
         assert self.granted == sum(hold.cost > 0 for hold in holds), "B1: requests against holds"
         for flow, pins in self.pins_by_flow().items():
-            assert flow.word.value < MARKED_FOR_DELETION, f"L1: {flow.key} is held and marked"
+            assert flow.pins <= MAX_PINS, f"L1: {flow.key} is held and marked"
             assert _pins(flow) == pins, f"B1: {flow.key} has {_pins(flow)} pins and {pins} holds"
         assert self.queued == len(queued), "B2: queued"
         assert self.queued_bytes == sum(ticket.size for ticket, _ in queued), "B2: queued bytes"
@@ -329,7 +366,7 @@ class Ledger:
 
 
 def _pins(flow: Flow) -> int:
-    return flow.word.value % MARKED_FOR_DELETION // ONE_PIN
+    return flow.lease.pins
 
 
 def _serial(hold: Hold[Flow]) -> int:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, TypeVar, final
 
 from flowctl import sync
-from flowctl.atomic import CellWord, SectionWord
+from flowctl.atomic import CellWord
 from flowctl.band import PriorityBand
 from flowctl.bands import Bands
 from flowctl.clock import Clock
@@ -148,8 +148,8 @@ class FlowRegistry:
         flow: Flow | None = None
         winner: Flow | None = None
         try:
-            word = SectionWord(self._section, born(self._clock.now(), pins=1))
-            flow = Flow(flow_id, band, self.topology.shard_for(flow_id, band.priority), word)
+            shard = self.topology.shard_for(flow_id, band.priority)
+            flow = Flow(flow_id, band, shard, self._section, born(self._clock.now(), pins=1))
             adopt(flow)  # before the collector knows of it: it takes away pins that nobody answers for
             self._newborn.append(flow)
             self.topology.attach(flow)
@@ -354,4 +354,4 @@ class FlowRegistry:
 
 
 def _word(flow: Flow) -> int:
-    return flow.word.value
+    return flow.load()

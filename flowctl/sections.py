@@ -8,6 +8,7 @@ S3  Who comes in the middle of a section of its own thread changes nothing there
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
@@ -16,7 +17,6 @@ from typing import TypeVar
 from flowctl import sync
 from flowctl.clock import Clock
 from flowctl.flow import Flow
-from flowctl.lease import to_ms
 from flowctl.ledger import Ledger
 from flowctl.news import News
 from flowctl.ticket import Hold, Ticket
@@ -33,10 +33,14 @@ class Sections(ABC):
     __slots__ = (
         "_busy",
         "_now",
+        "_observer",
         "_owed",
+        "_to_grant",
+        "_to_release",
         "_returns",
         "_torn",
         "abandoned",
+        "bar",
         "hand_in",
         "ledger",
         "lock",
@@ -48,12 +52,16 @@ class Sections(ABC):
         # fixed after construction
         self._now = clock.now
         self.news = news
+        self._observer = news.observer
         # re-entrant for those who come in the middle of a section of their own thread; `_busy` tells them so.
         # Rank: alone, but for words; taken by `with` only
         self.lock: sync.Mutex = sync.RLock() if lock is None else lock
         # guarded by lock
         self.ledger = Ledger()
         self._busy = False
+        # whom an arrival must exceed in priority to go on the spot: everybody who waits, or nobody can while a section
+        # runs, or was torn
+        self.bar = self.ledger.top
         self.abandoned = 0
         self.repairs = 0
         # written under lock, read by anyone
@@ -62,6 +70,9 @@ class Sections(ABC):
         # fed in single steps by anyone, emptied under lock
         self._returns: deque[Hold[Flow] | Act] = deque()
         self.hand_in = self._returns.append
+        # in one piece each, since it is quicker to unpack one than to look each up
+        self._to_grant = self.lock, self.ledger, self.ledger.young
+        self._to_release = self.lock, self.ledger, self.ledger.young, self._returns, self.news.settled, self._now
 
     @abstractmethod
     def _round_locked(self, now: float) -> None:
@@ -89,26 +100,34 @@ class Sections(ABC):
                 act(self._now())
                 return
             self._busy = True
+            self.bar = math.inf
             try:
+                self.ledger.age(self.hand_in)
                 act(self._now())
             except BaseException:
                 self._torn = True
                 raise
             finally:
                 self._busy = False
+                self.bar = math.inf if self._torn else self.ledger.top
         if self._owed or self._returns or self._torn or self.news.settled:
             self.help()
 
     def read(self, look: Callable[[Ledger], T]) -> T:
-        """Look at the books under the lock."""
+        """Look at the books under the lock, when what was handed in is in them."""
+        if self.ledger.young or self._returns:
+            self.change(_nothing)
         with self.lock:
             if self._busy:
                 return look(self.ledger)
             self._busy = True
+            self.bar = math.inf
             try:
+                self.ledger.age(self.hand_in)
                 seen = look(self.ledger)
             finally:
                 self._busy = False
+                self.bar = math.inf if self._torn else self.ledger.top
         if self._returns or self.news.incidents:  # of a handler that came meanwhile, of a gate that failed
             self.help()
         return seen
@@ -135,8 +154,11 @@ class Sections(ABC):
 
     def _section_locked(self, act: Act) -> None:
         self._busy = True
+        self.bar = math.inf
         try:
             now = self._now()
+            if self.ledger.young:
+                self.ledger.age(self.hand_in)
             if self._torn or self._returns:
                 self._mend_locked(now)
             act(now)
@@ -146,6 +168,7 @@ class Sections(ABC):
             raise
         finally:
             self._busy = False
+            self.bar = math.inf if self._torn else self.ledger.top
 
     def _mend_locked(self, now: float) -> None:
         """Put right what an exception tore, then apply what was handed in while a section ran."""
@@ -154,11 +177,10 @@ class Sections(ABC):
                 self.repairs += 1
             self.ledger.rebuild()
             self._torn = False
-        now_ms = to_ms(now)
         while self._returns:
             item = self._returns[0]
             if isinstance(item, Hold):
-                self._drop_locked(item, now_ms)
+                self._drop_locked(item, now)
                 self._returns.popleft()  # when it is done: an exception on the way loses nothing
                 continue
             try:
@@ -168,9 +190,9 @@ class Sections(ABC):
             finally:
                 self._returns.popleft()  # done or failed: what fails once must not fail everybody after it
 
-    def _drop_locked(self, hold: Hold[Flow], now_ms: int) -> None:
+    def _drop_locked(self, hold: Hold[Flow], now: float) -> None:
         """Give back what a hold held, if nobody did; one that never came into the books has no serial."""
-        if self.ledger.drop(getattr(hold, "serial", 0), now_ms) is not None and hold() is None:
+        if self.ledger.drop(getattr(hold, "serial", 0), now) is not None and hold() is None:
             self.abandoned += 1
 
     def _after_fork_in_child(self, news: News) -> None:
@@ -179,12 +201,17 @@ class Sections(ABC):
         self.ledger = Ledger()
         self.news = news
         self._busy = self._torn = self._owed = False
+        self.bar = self.ledger.top
         self._returns = deque()
         self.hand_in = self._returns.append
+        # in one piece each, since it is quicker to unpack one than to look each up
+        self._to_grant = self.lock, self.ledger, self.ledger.young
+        self._to_release = self.lock, self.ledger, self.ledger.young, self._returns, self.news.settled, self._now
 
     def _check(self) -> None:
         with self.lock:
             assert not self._busy, "a section that never ended"
+            self.ledger.age(self.hand_in)
             self.ledger._check()
 
 

@@ -162,7 +162,7 @@ class State:
 
     def in_use(self) -> bool:
         """False once nobody has the controller, or a ticket of it."""
-        return self._owner() is not None or bool(self.turn.ledger.holds)
+        return self._owner() is not None or self.turn.ledger.has_claims
 
     def _check(self) -> None:
         self.turn._check()

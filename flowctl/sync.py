@@ -45,7 +45,11 @@ class Cell(dict[int, "Cell"]):
 
 
 class Mutex(Protocol):
-    """What `Lock` and `RLock` have in common: taken by ``with``, and by ``with`` only."""
+    """A re-entrant lock, taken by ``with``; see `Turn` for the two places where that costs too much."""
+
+    def acquire(self) -> bool: ...
+
+    def release(self) -> None: ...
 
     def __enter__(self) -> bool: ...
 
@@ -203,13 +207,14 @@ class CountedRLock(_thread.RLock):  # type: ignore[misc]  # CPython lets it be d
         self.usage = Usage()
         self._now = now
 
-    def __enter__(self) -> bool:  # type: ignore[override]  # its arguments are those of acquire; nobody gives any
+    def acquire(self) -> bool:  # type: ignore[override]  # nobody gives its arguments
         before = self._recursion_count()  # type: ignore[attr-defined]  # not in the stubs
+        acquire = super().acquire
         try:
-            waits = not self.acquire(blocking=False)
+            waits = not acquire(blocking=False)
             if waits:
                 began = self._now()
-                self.acquire()
+                acquire()
                 self.usage.waited += self._now() - began
             self.usage.waits += waits
             self.usage.acquisitions += 1
@@ -218,6 +223,8 @@ class CountedRLock(_thread.RLock):  # type: ignore[misc]  # CPython lets it be d
                 self.release()
             raise
         return True
+
+    __enter__ = acquire  # type: ignore[assignment]  # likewise
 
 
 # --- a reader-writer lock that heals -----------------------------------------------------------------------------

@@ -9,8 +9,9 @@ callbacks and reports come after it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import final
+from typing import Final, final
 
 from flowctl import sync
 from flowctl.band import NOBODY, Halts, PriorityBand
@@ -21,9 +22,11 @@ from flowctl.errors import Outcome
 from flowctl.estimate import retry_after, wait_behind
 from flowctl.flow import Flow
 from flowctl.holders import Holders
-from flowctl.lease import ONE_PIN, PINNABLE_BELOW, STAMP_MASK, to_ms
+from flowctl.lease import MAX_PINS
 from flowctl.ledger import Ledger
 from flowctl.ticket import Hold, ReleaseOutcome, Ticket, Wait
+
+_new: Final = object.__new__
 
 
 @final
@@ -34,48 +37,78 @@ class Turn(Holders):
 
     # --- arriving --------------------------------------------------------------------------------------------------
 
-    def try_grant(self, ticket: Ticket, hold: Hold[Flow], flow: Flow) -> bool:
-        """Grant on the spot, if nobody of this or a higher priority waits and there is room. One section, no queue."""
-        ledger = self.ledger
-        with self.lock:
-            if self._busy or self._torn:
-                return False
-            self._busy = True
+    @property
+    def grant_on_the_spot(self) -> Callable[[Flow, int, int, Wait | None], Ticket | None]:
+        """A ticket of this flow, cost and size that is granted at once, if there is room, and nobody waits who has
+        the same priority or a higher one; else None.
+        """
+        return self._grant_watched if self._is_watched else self._grant
+
+    def _grant(self, flow: Flow, cost: int, size: int, wait: Wait | None) -> Ticket | None:
+        # what `Ticket` does, without the call
+        ticket = _new(Ticket)
+        ticket._desk = self
+        ticket._flow = flow
+        ticket.cost = cost
+        ticket.size = size
+        ticket.wait = wait
+        ticket.notice = None
+        lock, ledger, young = self._to_grant
+        serial = 0
+        try:
+            lock.acquire()
+            # from here on without a call: no exception can come, and no handler
+            in_flight = ledger.in_flight + cost
+            pins = flow.pins
+            may_go = flow.band.door > self.bar and pins < MAX_PINS
+            if may_go and in_flight <= self._sure_seats:
+                ledger.serial = ticket.serial = serial = ledger.serial + 1
+                young[serial] = ticket
+                ledger.in_flight = in_flight
+                flow.pins = pins + 1
+                ticket.outcome = DISPATCHED
+        except BaseException:
+            self._torn = True
+            self.bar = math.inf
             try:
-                band = flow.band
-                if band.door <= ledger.top:
-                    return False
-                if ledger.in_flight + ticket.cost > self._sure_seats and not self._has_room_locked(
-                    ticket.cost, band.priority
-                ):
-                    return False
-                value = flow.word.value
-                if value >= PINNABLE_BELOW:
-                    return False
+                lock.release()
+            except RuntimeError:
+                pass  # it came before we had it
+            raise
+        lock.release()
+        if serial:
+            return ticket
+        return self._grant_watched(flow, cost, size, wait) if may_go else None
+
+    def _grant_watched(self, flow: Flow, cost: int, size: int, wait: Wait | None) -> Ticket | None:
+        """The same where gates have to be asked, or somebody is to know when it was granted."""
+        ticket = Ticket(self, flow, cost, size)
+        ticket.wait = wait
+        hold = self.new_hold(ticket)
+        ledger, band = self.ledger, flow.band
+        with self.lock:
+            if band.door <= self.bar:
+                return None
+            self._busy = True
+            self.bar = math.inf
+            try:
+                if not self._has_room_locked(cost, band.priority) or not ledger.enter(ticket, hold, flow):
+                    return None
                 if self._notes_grants:
                     # who asked with a callback holds it elsewhere: nobody knows by which thread
-                    is_told = ticket.wait is not None and ticket.wait.on_settled is not None
-                    hold.since, hold.thread = self._now(), 0 if is_told else sync.get_ident()
-                # plain stores from here on: no exception can come between them, and no handler
-                ledger.serial = serial = ledger.serial + 1
-                hold.flow = flow
-                hold.serial = serial
-                hold.cost = ticket.cost
-                hold.returned = False
-                ticket.serial = serial
-                ledger.holds[serial] = hold
-                flow.word.value = value + ONE_PIN
-                ledger.in_flight += ticket.cost
-                ledger.granted += 1
-                ledger.dispatched += 1
-                ticket.outcome = DISPATCHED
+                    hold.thread = 0 if wait is not None and wait.on_settled is not None else sync.get_ident()
+                self._seat_locked(ticket, hold, self._now())
+            except BaseException:
+                self._torn = True
+                raise
             finally:
                 self._busy = False
-        if self.news.observer is not None:
+                self.bar = math.inf if self._torn else ledger.top
+        if self._observer is not None:
             self.news.settled.append(ticket)
-        if self._returns or self.news.settled:
+        if self._returns or self.news.settled or self.news.incidents:
             self.help()
-        return True
+        return ticket
 
     def tell_granted(self, ticket: Ticket) -> None:
         """Call the callback of a ticket that was granted on the spot. If an exception comes before, nobody is told: it
@@ -99,7 +132,7 @@ class Turn(Holders):
         """Take that hold back: its ticket has arrived by a hold of its own, or never will."""
 
         def act(now: float) -> None:
-            self.ledger.drop(hold.serial, to_ms(now))
+            self.ledger.drop(hold.serial, now)
 
         self.book(act)
 
@@ -159,7 +192,7 @@ class Turn(Holders):
         refusal = self._decide_locked(ticket, hold, wait, flow, now)
         if refusal is not None:
             self._refuse_locked(ticket, refusal)
-            ledger.drop(ticket.serial, to_ms(now))
+            ledger.drop(ticket.serial, now)
         return True
 
     def _decide_locked(self, ticket: Ticket, hold: Hold[Flow], wait: Wait, flow: Flow, now: float) -> Outcome | None:
@@ -257,61 +290,72 @@ class Turn(Holders):
     def give_up(self, ticket: Ticket) -> None:
         """Take a ticket back whatever became of it: an exception keeps its caller from ever using it."""
         if not self.withdraw(ticket, Outcome.EVICTED_CANCELLED):
-            self.release(ticket, "ignored")
+            self._release_watched(ticket, "ignored")
 
-    def release(self, ticket: Ticket, outcome: ReleaseOutcome) -> bool:  # noqa: C901 - one section, without a call
-        """Give back a granted ticket's seat and pin, and run the round; False if it was given back before."""
-        ledger = self.ledger
+    def release(self, ticket: Ticket, outcome: ReleaseOutcome) -> bool:
+        """Give back a granted ticket's seat and pin, and let go whoever waits for it; False if that was done before."""
+        lock, ledger, young, returns, settled, clock = self._to_release
+        given_back = False
+        try:
+            lock.acquire()
+            # read here and not before the lock: however long that took, the flow's idle time begins now
+            now = clock()
+            # from here on without a call: no exception can come, and no handler
+            serial = ticket.serial
+            if self.bar == NOBODY and serial in young:
+                flow: Flow = ticket._flow  # type: ignore[assignment]  # it is one, once it was granted
+                del young[serial]
+                ledger.in_flight -= ticket.cost
+                flow.pins -= 1
+                flow.since = now
+                given_back = True
+        except BaseException:
+            self._torn = True
+            self.bar = math.inf
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it came before we had it
+            raise
+        lock.release()
+        if not given_back:
+            if ticket.outcome is None:
+                raise RuntimeError("release of a ticket that is still queued: cancel() takes it out")
+            return self._release_watched(ticket, outcome)
+        if returns or settled:
+            self.help()
+        return True
+
+    def _release_watched(self, ticket: Ticket, outcome: ReleaseOutcome) -> bool:
+        """The same where somebody waits, or watches, or looked at it meanwhile."""
+        hold: Hold[Flow] | None = None
+
+        def act(now: float) -> None:
+            nonlocal hold
+            hold = self.ledger.drop(ticket.serial, now)
+            if hold is not None and self._learners:
+                self._learn_locked(ticket, hold, now, outcome)
+
         with self.lock:
             if self._busy:
                 return self._release_interrupted_locked(ticket)
-            self._busy = True
-            try:
-                # read here and not before the lock: however long that took, the flow's idle time begins now
-                now = self._now()
-                if self._torn or self._returns:
-                    self._mend_locked(now)
-                try:
-                    hold = ledger.holds[ticket.serial]
-                except KeyError:
-                    given_back = False
-                else:
-                    now_ms = int(now * 1000) & STAMP_MASK
-                    word = hold.flow.word
-                    value = word.value
-                    stamp = value & STAMP_MASK
-                    if (now_ms - stamp) & STAMP_MASK > STAMP_MASK // 2:
-                        now_ms = stamp  # another thread's clock was ahead: the stamp does not go back
-                    # plain stores from here on: no exception can come between them
-                    del ledger.holds[ticket.serial]
-                    ledger.in_flight -= hold.cost
-                    if hold.cost:
-                        ledger.granted -= 1
-                    word.value = value - ONE_PIN - stamp + now_ms
-                    given_back = True
-                    if self._learners:
-                        self._learn_locked(ticket, hold, now, outcome)
-                somebody_waits = ledger.top != NOBODY  # or we are closed
-                if somebody_waits:
-                    self._round_locked(now)
-            except BaseException:
-                self._torn = True
-                raise
-            finally:
-                self._busy = False
-        if somebody_waits or self._returns or self.news.settled or self.news.incidents:
-            self.help()
-        if given_back and self.news.observer is not None:
-            self.news.call(self.news.observer.released, "observer", ticket, outcome)
-        return given_back
+            self._section_locked(act)
+        self.help()
+        if hold is not None and self._observer is not None:
+            self.news.call(self._observer.released, "observer", ticket, outcome)
+        return hold is not None
 
     def _release_interrupted_locked(self, ticket: Ticket) -> bool:
         """Our own thread is in the middle of a section, which gives the seat back when it has come to its end."""
-        hold = self.ledger.holds.get(ticket.serial)
-        if hold is None or hold.returned:
+        serial = ticket.serial
+        if not self.ledger.is_held(serial):
             return False
-        hold.returned = True
-        self._returns.append(hold)
+
+        def act(now: float) -> None:
+            self.ledger.drop(serial, now)
+
+        ticket.serial = 0  # for those who ask it has none any more
+        self._returns.append(act)
         return True
 
     def ahead(self, ticket: Ticket) -> int | None:
@@ -392,7 +436,7 @@ class Turn(Holders):
         def act(now: float) -> None:
             for hold in list(self.ledger.holds.values()):
                 if hold() is None:
-                    self._drop_locked(hold, to_ms(now))
+                    self._drop_locked(hold, now)
             if not self.ledger.is_sound():
                 self._torn = True
                 self._mend_locked(now)

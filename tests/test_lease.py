@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from flowctl import sync
-from flowctl.atomic import AtomicWord, CellWord, LockWord, SectionWord
+from flowctl.atomic import AtomicWord, CellWord, LockWord
 from flowctl.lease import (
     MARKED_FOR_DELETION,
     MAX_PINS,
@@ -14,6 +14,7 @@ from flowctl.lease import (
     STAMP_MASK,
     Lease,
     LeaseTable,
+    SectionWord,
     born,
     marked,
     pinned,

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from flowctl import BandConfig, sync
-from flowctl.atomic import CellWord, SectionWord
+from flowctl.atomic import CellWord
 from flowctl.band import PriorityBand
 from flowctl.flow import Flow
 from flowctl.lease import Lease, born
@@ -18,7 +18,7 @@ def band_at(priority: int) -> PriorityBand[Flow]:
 
 
 def flow_of(shard: Shard, flow_id: str = "a", band: PriorityBand[Flow] | None = None) -> Flow:
-    return Flow(flow_id, band_at(0) if band is None else band, shard, SectionWord(sync.RLock(), born(0.0, pins=0)))
+    return Flow(flow_id, band_at(0) if band is None else band, shard, sync.RLock(), born(0.0, pins=0))
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from flowctl.band import NOBODY, Halts, PriorityBand
 from flowctl.bands import Bands
 from flowctl.flow import Flow
 from flowctl.gate import Load
-from flowctl.lease import MARKED_FOR_DELETION, ONE_PIN, STAMP_MASK
+from flowctl.lease import MARKED_FOR_DELETION, ONE_PIN
 from flowctl.ledger import Ledger
 from flowctl.policies.displacement import Backlog, Newcomer
 from flowctl.queue import FlowQueue, KeyedQueue
@@ -186,11 +186,11 @@ def idle_time_begins_when_a_seat_is_taken(patch: Patch) -> None:
     release = Turn.release
 
     def broken(self: Turn, ticket: Ticket, outcome: ReleaseOutcome) -> bool:
-        hold = self.ledger.holds.get(ticket.serial)
-        stamp = 0 if hold is None else hold.flow.word.value & STAMP_MASK
+        flow = ticket._flow
+        since = flow.since if isinstance(flow, Flow) else 0.0
         released = release(self, ticket, outcome)
-        if released and hold is not None:
-            hold.flow.word.value = hold.flow.word.value & ~STAMP_MASK | stamp
+        if released and isinstance(flow, Flow):
+            flow.since = since
         return released
 
     patch.setattr(Turn, "release", broken)
@@ -589,7 +589,7 @@ def a_retired_shard_goes_with_its_flows(patch: Patch) -> None:
 def the_flow_that_was_used_last_makes_room(patch: Patch) -> None:
     def broken(self: FlowRegistry) -> bool:
         idle = [flow for flow in self.topology.flows() if not flow.lease.pins]
-        flow = max(idle, key=lambda flow: flow.word.value, default=None)
+        flow = max(idle, key=Flow.load, default=None)
         return flow is not None and flow.lease.try_mark(self._clock.now(), 0.0) and self._take_away(flow)
 
     patch.setattr(FlowRegistry, "_collect_longest_idle", broken)
@@ -618,7 +618,7 @@ def a_flow_in_use_makes_room(patch: Patch) -> None:
         flow = next((flow for flow in self.topology.flows() if not flow.queue), None)
         if flow is None:
             return False
-        flow.word.value = flow.word.value % ONE_PIN + MARKED_FOR_DELETION
+        flow.pins = MARKED_FOR_DELETION // ONE_PIN
         return self._take_away(flow)
 
     patch.setattr(FlowRegistry, "_collect_longest_idle", broken)

@@ -20,7 +20,7 @@ from flowctl import atomic, registry, sync
 from flowctl.band import PriorityBand
 from flowctl.bands import Bands
 from flowctl.flow import Flow
-from flowctl.lease import LeaseTable
+from flowctl.lease import ONE_PIN, LeaseTable, SectionWord, to_ms
 from flowctl.ledger import Ledger
 from flowctl.news import News
 from flowctl.registry import FlowRegistry
@@ -416,7 +416,8 @@ class _SharedContent(_Shared):
 _SHARED: Final[Sequence[tuple[type, str]]] = (
     (atomic.CellWord, "_cell"),
     (atomic.LockWord, "_value"),
-    (atomic.SectionWord, "value"),
+    (SectionWord, "pins"),
+    (SectionWord, "since"),
     (Ticket, "outcome"),
     (Flow, "detached"),
     (FlowRegistry, "_begun"),
@@ -435,6 +436,7 @@ _SHARED_CONTENT: Final[Sequence[tuple[type, str]]] = (
     (FlowRegistry, "_newborn"),
     (Sections, "_returns"),
     (Ledger, "holds"),
+    (Ledger, "young"),
     (News, "settled"),
     (News, "incidents"),
     (News, "_drainers"),
@@ -443,14 +445,16 @@ _SHARED_CONTENT: Final[Sequence[tuple[type, str]]] = (
 )
 
 
-_WORD: Final[MemberDescriptorType] = vars(atomic.SectionWord)["value"]
+_PINS: Final[MemberDescriptorType] = vars(SectionWord)["pins"]
+_SINCE: Final[MemberDescriptorType] = vars(SectionWord)["since"]
 
 
 def word_of(flow: Flow) -> int:
     """Without a step: it is read from within a sort, and no more than a hint at whom to look first."""
-    value = _WORD.__get__(flow.word)
-    assert isinstance(value, int)
-    return value
+    pins, since = _PINS.__get__(flow), _SINCE.__get__(flow)
+    assert isinstance(pins, int)
+    assert isinstance(since, float)
+    return pins * ONE_PIN + to_ms(since)
 
 
 @contextmanager
