@@ -239,22 +239,22 @@ class Dispatch(Sections):
             if gate.learn(hold.since, now, self.ledger.in_flight + hold.cost, outcome):
                 self._ask_for_sure_seats_locked()
 
-    def _grant_locked(self, ticket: Ticket, hold: Hold[Flow], wait: Wait, now: float, *, is_told: bool = True) -> None:
+    def _grant_locked(
+        self, ticket: Ticket, hold: Hold[Flow], wait: Wait | None, now: float, *, is_told: bool = True
+    ) -> None:
         """Turn the hold of a ticket that is in no queue into seats; tell it, unless its own thread will see it."""
-        wait.settled_at = now
-        self._seat_locked(ticket, hold, now)
-        if is_told or self.news.observer is not None:
-            self.news.settled.append(ticket)
-
-    def _seat_locked(self, ticket: Ticket, hold: Hold[Flow], now: float) -> None:
         ledger = self.ledger
-        # plain stores: no exception can come between them
+        # plain stores up to the last line: no exception can come between them
+        if wait is not None:
+            wait.settled_at = now
         hold.cost = ticket.cost
         hold.since = now
         ledger.in_flight += ticket.cost
         ledger.undispatched -= 1
         ledger.seatless -= 1
         ticket.outcome = DISPATCHED
+        if is_told or self._observer is not None:
+            self.news.settled.append(ticket)
 
     def _evict_locked(self, ticket: Ticket, outcome: Outcome, now: float) -> bool:
         """Settle a queued ticket without a seat; False if it was settled before."""

@@ -45,6 +45,7 @@ class Turn(Holders):
         return self._grant_watched if self._is_watched else self._grant
 
     def _grant(self, flow: Flow, cost: int, size: int, wait: Wait | None) -> Ticket | None:
+        """The same, where nobody has to be asked and nobody watches: the free path. See `docs/design.md`."""
         # what `Ticket` does, without the call
         ticket = _new(Ticket)
         ticket._desk = self
@@ -84,7 +85,6 @@ class Turn(Holders):
         """The same where gates have to be asked, or somebody is to know when it was granted."""
         ticket = Ticket(self, flow, cost, size)
         ticket.wait = wait
-        hold = self.new_hold(ticket)
         ledger, band = self.ledger, flow.band
         with self.lock:
             if band.door <= self.bar:
@@ -92,20 +92,21 @@ class Turn(Holders):
             self._busy = True
             self.bar = math.inf
             try:
-                if not self._has_room_locked(cost, band.priority) or not ledger.enter(ticket, hold, flow):
+                if not self._has_room_locked(cost, band.priority):
+                    return None
+                hold = self.new_hold(ticket)
+                if not ledger.enter(ticket, hold, flow):
                     return None
                 if self._notes_grants:
                     # who asked with a callback holds it elsewhere: nobody knows by which thread
                     hold.thread = 0 if wait is not None and wait.on_settled is not None else sync.get_ident()
-                self._seat_locked(ticket, hold, self._now())
+                self._grant_locked(ticket, hold, wait, self._now(), is_told=False)
             except BaseException:
                 self._torn = True
                 raise
             finally:
                 self._busy = False
                 self.bar = math.inf if self._torn else ledger.top
-        if self._observer is not None:
-            self.news.settled.append(ticket)
         if self._returns or self.news.settled or self.news.incidents:
             self.help()
         return ticket
@@ -336,14 +337,18 @@ class Turn(Holders):
             if hold is not None and self._learners:
                 self._learn_locked(ticket, hold, now, outcome)
 
+        given_back = None
         with self.lock:
             if self._busy:
-                return self._release_interrupted_locked(ticket)
-            self._section_locked(act)
-        self.help()
-        if hold is not None and self._observer is not None:
-            self.news.call(self._observer.released, "observer", ticket, outcome)
-        return hold is not None
+                given_back = self._release_interrupted_locked(ticket)
+            else:
+                self._section_locked(act)
+        if given_back is None:
+            self.help()
+            given_back = hold is not None
+            if given_back and self._observer is not None:
+                self.news.call(self._observer.released, "observer", ticket, outcome)
+        return given_back
 
     def _release_interrupted_locked(self, ticket: Ticket) -> bool:
         """Our own thread is in the middle of a section, which gives the seat back when it has come to its end."""
