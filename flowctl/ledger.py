@@ -94,8 +94,8 @@ class Ledger:
 
     def age(self, hand_in: Callable[[Hold[Flow]], None]) -> None:
         """Know all tickets that were granted on the spot by weak holds. Whoever was dropped is handed in by that."""
-        while self.young:
-            serial, ticket = next(iter(self.young.items()))
+        # of a copy: whoever looks for the first one of a dict passes by all that were deleted before it
+        for serial, ticket in self.young.copy().items():
             hold: Hold[Flow] = Hold(ticket, hand_in)
             flow: Flow = ticket._flow  # type: ignore[assignment]  # it is one, once it was granted
             # plain stores: no exception can come between them
@@ -106,7 +106,6 @@ class Ledger:
             hold.thread = 0
             self.holds[serial] = hold
             del self.young[serial]
-            del ticket
 
     @property
     def granted(self) -> int:
