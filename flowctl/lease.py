@@ -147,11 +147,11 @@ class SectionWord:
 
     def compare_exchange(self, expected: int, new: int) -> bool:
         pins, since = new // ONE_PIN, _middle_of(new & STAMP_MASK)
+        seen_pins, seen_since = self.pins, self.since
+        if seen_pins * ONE_PIN + to_ms(seen_since) != expected:
+            return False
         with self._section:
-            seen_pins, seen_since = self.pins, self.since
-            if seen_pins * ONE_PIN + to_ms(seen_since) != expected:
-                return False
-            # from here on without a call: no handler of this thread can come between
+            # without a call: no handler of this thread can come between, or find its own thread in the section
             is_unchanged = self.pins == seen_pins and self.since == seen_since
             if is_unchanged:
                 self.pins = pins
