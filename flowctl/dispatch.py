@@ -72,7 +72,8 @@ class Dispatch(Sections):
         self._learners = tuple(gate for gate in gates if isinstance(gate, Learner))
         self._watches = config.watches
         self._notes_grants = self._watches or bool(self._learners)  # when, and by whom
-        self._is_watched = self._notes_grants or news.observer is not None  # each grant and release is
+        # each grant and release is; and a lock that counts is not taken in one step: see `Turn._grant`
+        self._is_watched = self._notes_grants or news.observer is not None or lock is not None
         self._clock = clock
         self._priorities = priorities
         # guarded by lock

@@ -68,7 +68,7 @@ class Sections(ABC):
         self._torn = False
         self._owed = False
         # fed in single steps by anyone, emptied under lock
-        self._returns: deque[Hold[Flow] | Act] = deque()
+        self._returns: deque[Hold[Flow] | int | Act] = deque()  # an int: the serial of a claim
         self.hand_in = self._returns.append
         # in one piece each, since it is quicker to unpack one than to look each up
         self._to_grant = self.lock, self.ledger, self.ledger.young
@@ -179,8 +179,8 @@ class Sections(ABC):
             self._torn = False
         while self._returns:
             item = self._returns[0]
-            if isinstance(item, Hold):
-                self._drop_locked(item, now)
+            if isinstance(item, Hold | int):
+                self._give_back_locked(item, now)
                 self._returns.popleft()  # when it is done: an exception on the way loses nothing
                 continue
             try:
@@ -189,6 +189,12 @@ class Sections(ABC):
                 self.news.incident("change made by a handler", error)
             finally:
                 self._returns.popleft()  # done or failed: what fails once must not fail everybody after it
+
+    def _give_back_locked(self, claim: Hold[Flow] | int, now: float) -> None:
+        if isinstance(claim, int):
+            self.ledger.drop(claim, now)
+        else:
+            self._drop_locked(claim, now)
 
     def _drop_locked(self, hold: Hold[Flow], now: float) -> None:
         """Give back what a hold held, if nobody did; one that never came into the books has no serial."""

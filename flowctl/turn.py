@@ -297,28 +297,29 @@ class Turn(Holders):
         """Give back a granted ticket's seat and pin, and let go whoever waits for it; False if that was done before."""
         lock, ledger, young, returns, settled, clock = self._to_release
         given_back = False
-        try:
-            lock.acquire()
-            # read here and not before the lock: however long that took, the flow's idle time begins now
-            now = clock()
-            # from here on without a call: no exception can come, and no handler
-            serial = ticket.serial
-            if self.bar == NOBODY and serial in young:
-                flow: Flow = ticket._flow  # type: ignore[assignment]  # it is one, once it was granted
-                del young[serial]
-                ledger.in_flight -= ticket.cost
-                flow.pins -= 1
-                flow.since = now
-                given_back = True
-        except BaseException:
-            self._torn = True
-            self.bar = math.inf
+        if young:  # else ours is not among them, and where somebody watches, or the lock counts, nobody is
             try:
-                lock.release()
-            except RuntimeError:
-                pass  # it came before we had it
-            raise
-        lock.release()
+                lock.acquire()
+                # read here and not before the lock: however long that took, the flow's idle time begins now
+                now = clock()
+                # from here on without a call: no exception can come, and no handler
+                serial = ticket.serial
+                if self.bar == NOBODY and serial in young:
+                    flow: Flow = ticket._flow  # type: ignore[assignment]  # it is one, once it was granted
+                    del young[serial]
+                    ledger.in_flight -= ticket.cost
+                    flow.pins -= 1
+                    flow.since = now
+                    given_back = True
+            except BaseException:
+                self._torn = True
+                self.bar = math.inf
+                try:
+                    lock.release()
+                except RuntimeError:
+                    pass  # it came before we had it
+                raise
+            lock.release()
         if not given_back:
             if ticket.outcome is None:
                 raise RuntimeError("release of a ticket that is still queued: cancel() takes it out")
@@ -356,11 +357,8 @@ class Turn(Holders):
         if not self.ledger.is_held(serial):
             return False
 
-        def act(now: float) -> None:
-            self.ledger.drop(serial, now)
-
         ticket.serial = 0  # for those who ask it has none any more
-        self._returns.append(act)
+        self._returns.append(serial)  # no call between: no exception can come
         return True
 
     def ahead(self, ticket: Ticket) -> int | None:
@@ -453,11 +451,11 @@ class Turn(Holders):
         """Refuse what comes, evict what is queued, and wait for what is in flight; True if nothing is left of it."""
         self.change(lambda now: self.ledger.close())
         parking = sync.Parking()
-        while until is not None and self.ledger.holds and self._now() < until and not self.is_interrupted():
+        while until is not None and self.ledger.has_claims and self._now() < until and not self.is_interrupted():
             self.news.when_drained(parking)
             self.help()
             self._clock.park(parking, until)
-        return not self.ledger.holds
+        return not self.ledger.has_claims  # the young ones too: in the middle of a section they may be so yet
 
     def after_fork_in_child(self) -> None:
         """Let go of everything without looking at it: tickets of the parent find no hold here."""
