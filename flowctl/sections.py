@@ -53,8 +53,8 @@ class Sections(ABC):
         self._now = clock.now
         self.news = news
         self._observer = news.observer
-        # re-entrant for those who come in the middle of a section of their own thread; `_busy` tells them so.
-        # Rank: alone, but for words; taken by `with` only
+        # re-entrant for those who come in the middle of a section of their own thread: that it is theirs tells them
+        # so. Rank: alone, but for words; taken by `with` only, but for the two sections of `Turn` that are plain
         self.lock: sync.Mutex = sync.RLock() if lock is None else lock
         # guarded by lock
         self.ledger = Ledger()
@@ -71,7 +71,7 @@ class Sections(ABC):
         self._returns: deque[Hold[Flow] | int | Act] = deque()  # an int: the serial of a claim
         self.hand_in = self._returns.append
         # in one piece each, since it is quicker to unpack one than to look each up
-        self._to_grant = self.lock, self.ledger, self.ledger.young
+        self._to_grant = self.lock, self.ledger, self.ledger.young, self._returns
         self._to_release = self.lock, self.ledger, self.ledger.young, self._returns, self.news.settled, self._now
 
     @abstractmethod
@@ -84,10 +84,10 @@ class Sections(ABC):
         In a signal handler or finaliser that interrupted a section of its own thread, the change is made when that
         section ends.
         """
+        if sync.is_mine(self.lock):
+            self._returns.append(act)
+            return
         with self.lock:
-            if self._busy:
-                self._returns.append(act)
-                return
             self._section_locked(act)
         self.help()
 
@@ -95,10 +95,10 @@ class Sections(ABC):
         """Run an act that only stores, and lets nobody go who could not before; at once, also in the middle of a
         section of our own thread.
         """
+        if sync.is_mine(self.lock):
+            act(self._now())
+            return
         with self.lock:
-            if self._busy:
-                act(self._now())
-                return
             self._busy = True
             self.bar = math.inf
             try:
@@ -117,9 +117,9 @@ class Sections(ABC):
         """Look at the books under the lock, when what was handed in is in them."""
         if self.ledger.young or self._returns:
             self.change(_nothing)
+        if sync.is_mine(self.lock):
+            return look(self.ledger)
         with self.lock:
-            if self._busy:
-                return look(self.ledger)
             self._busy = True
             self.bar = math.inf
             try:
@@ -134,17 +134,16 @@ class Sections(ABC):
 
     def help(self) -> None:
         """Finish what others left: owed rounds, returned holds, torn books, news. Costs little if there is nothing."""
+        if sync.is_mine(self.lock):
+            return  # our own thread is in a section, and comes here after it
         while self._owed or self._returns or self._torn:
             with self.lock:
-                if self._busy:
-                    return  # our own thread is in a section, and comes here after it
                 self._section_locked(_nothing)
         self.news.tell(self.ledger.holds)
 
     def is_interrupted(self) -> bool:
         """Is the caller a signal handler or finaliser, in the middle of a section of its own thread?"""
-        with self.lock:
-            return self._busy
+        return sync.is_mine(self.lock)
 
     def new_hold(self, ticket: Ticket) -> Hold[Flow]:
         """A hold for a ticket; once it is in the books, it comes back by itself when the ticket is dropped."""
@@ -211,7 +210,7 @@ class Sections(ABC):
         self._returns = deque()
         self.hand_in = self._returns.append
         # in one piece each, since it is quicker to unpack one than to look each up
-        self._to_grant = self.lock, self.ledger, self.ledger.young
+        self._to_grant = self.lock, self.ledger, self.ledger.young, self._returns
         self._to_release = self.lock, self.ledger, self.ledger.young, self._returns, self.news.settled, self._now
 
     def _check(self) -> None:

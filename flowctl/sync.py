@@ -58,6 +58,12 @@ class Mutex(Protocol):
     ) -> None: ...
 
 
+def is_mine(lock: Mutex) -> bool:
+    """Does the calling thread hold it?"""
+    owned: bool = lock._is_owned()  # type: ignore[attr-defined]  # of every RLock there is, and not in the stubs
+    return owned
+
+
 @final
 class Parking:
     """Where one thread waits to be woken; a wake-up that comes first is kept."""

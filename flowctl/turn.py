@@ -54,7 +54,7 @@ class Turn(Holders):
         ticket.size = size
         ticket.wait = wait
         ticket.notice = None
-        lock, ledger, young = self._to_grant
+        lock, ledger, young, returns = self._to_grant
         serial = 0
         try:
             lock.acquire()
@@ -78,6 +78,8 @@ class Turn(Holders):
             raise
         lock.release()
         if serial:
+            if returns:
+                self.help()  # what a handler wanted that came while we had the lock
             return ticket
         return self._grant_watched(flow, cost, size, wait) if may_go else None
 
@@ -151,10 +153,10 @@ class Turn(Holders):
             nonlocal arrived
             arrived = self._arrive_locked(ticket, hold, wait, flow, now)
 
+        if sync.is_mine(self.lock):
+            self._arrive_interrupted_locked(ticket, wait, flow)
+            return True
         with self.lock:
-            if self._busy:
-                self._arrive_interrupted_locked(ticket, wait, flow)
-                return True
             self._section_locked(act)
         self.help()
         return arrived
@@ -338,18 +340,14 @@ class Turn(Holders):
             if hold is not None and self._learners:
                 self._learn_locked(ticket, hold, now, outcome)
 
-        given_back = None
+        if sync.is_mine(self.lock):
+            return self._release_interrupted_locked(ticket)
         with self.lock:
-            if self._busy:
-                given_back = self._release_interrupted_locked(ticket)
-            else:
-                self._section_locked(act)
-        if given_back is None:
-            self.help()
-            given_back = hold is not None
-            if given_back and self._observer is not None:
-                self.news.call(self._observer.released, "observer", ticket, outcome)
-        return given_back
+            self._section_locked(act)
+        self.help()
+        if hold is not None and self._observer is not None:
+            self.news.call(self._observer.released, "observer", ticket, outcome)
+        return hold is not None
 
     def _release_interrupted_locked(self, ticket: Ticket) -> bool:
         """Our own thread is in the middle of a section, which gives the seat back when it has come to its end."""

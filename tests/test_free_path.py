@@ -6,8 +6,9 @@ from collections.abc import Callable, ItemsView
 
 import pytest
 
-from flowctl import Config, FlowController, Ticket, sync
+from flowctl import Config, FlowControlError, FlowController, FlowKey, Request, Ticket, sync
 from flowctl.lease import SectionWord
+from flowctl.testing import FakeClock
 from flowctl.turn import Turn
 from tests.faults.moments import Moments
 from tests.faults.points import strike_each_point
@@ -154,3 +155,50 @@ def test_a_handler_never_comes_in_the_section_of_an_exchange() -> None:
 
     assert strike_each_point(tell) > 5
     assert not any(inside), "what it asks of the turn there, it may wait for with the turn held"
+
+
+@pytest.mark.parametrize(
+    "act", [Ticket.release, lambda ticket: ticket._desk.grant_on_the_spot(ticket._flow, 1, 0, None)]
+)
+def test_a_handler_that_finds_its_own_thread_with_the_turn_neither_waits_nor_tells_anybody_there(
+    act: Callable[[Ticket], object], make_controller: MakeController
+) -> None:
+    clock = FakeClock()
+    controller = make_controller(limit=3, clock=clock)
+    controller.admit("a").release()
+    turn = turn_of(controller)
+    parked: list[bool] = []
+    told: list[bool] = []
+    waiting: list[Ticket] = []
+
+    def park(parking: sync.Parking, until: float | None) -> None:
+        parked.append(is_mine(turn.lock))
+        clock.advance(5)
+
+    def handle() -> None:
+        assert turn.is_interrupted() == is_mine(turn.lock)
+        waiting.append(controller.submit(Request(FlowKey("a")), lambda ticket: told.append(is_mine(turn.lock))))
+        try:
+            controller.admit("a", ttl=5).release()
+        except FlowControlError:
+            pass
+
+    def tell(at: int) -> int:
+        holding = controller.admit("a"), controller.admit("a")
+        third = controller.admit("a") if act is Ticket.release else None
+        with Moments(at, handle) as moments:
+            kept = act(holding[0])
+        del kept
+        for ticket in (*holding, third, *waiting):
+            if ticket is not None:
+                ticket.release()
+        assert len(told) == len(waiting) == bool(0 < at <= moments.passed), "it was not told"
+        told.clear()
+        waiting.clear()
+        assert_every_seat_is_free(controller)
+        return moments.passed
+
+    clock.park = park  # type: ignore[method-assign]
+    assert strike_each_point(tell) > 3
+    assert parked
+    assert not any(parked), "nobody can give it a seat there"

@@ -161,6 +161,9 @@ class ScheduledLock:
         self._depth += 1
         return True
 
+    def _is_owned(self) -> bool:
+        return self._owner == get_ident()
+
     def release(self) -> None:
         pause("release", writes(self), is_call=False)
         self._give_back()
