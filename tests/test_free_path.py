@@ -6,7 +6,7 @@ from collections.abc import Callable, ItemsView
 
 import pytest
 
-from flowctl import Config, FlowControlError, FlowController, FlowKey, Request, Ticket, sync
+from flowctl import Config, FlowControlError, FlowController, FlowKey, Request, Saturated, Ticket, sync
 from flowctl.lease import SectionWord
 from flowctl.testing import FakeClock
 from flowctl.turn import Turn
@@ -202,3 +202,18 @@ def test_a_handler_that_finds_its_own_thread_with_the_turn_neither_waits_nor_tel
     assert strike_each_point(tell) > 3
     assert parked
     assert not any(parked), "nobody can give it a seat there"
+
+
+def test_nobody_goes_on_the_spot_by_books_that_an_exception_tore(make_controller: MakeController) -> None:
+    controller = make_controller(limit=1)
+    with controller.admit("a"):
+
+        def tear(now: float) -> None:
+            turn_of(controller).ledger.in_flight -= 1
+            raise Interrupted
+
+        with pytest.raises(Interrupted):
+            turn_of(controller).change(tear)
+        with pytest.raises(Saturated):
+            controller.try_admit("a")
+    assert controller.stats().repairs == 1

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from flowctl import Expired, FlowController, FlowKey, QueueFull, Request, Ticket, WaitingRoom
+from flowctl import Expired, FlowController, FlowKey, Outcome, QueueFull, Request, Ticket, WaitingRoom
 from flowctl.flow import Flow
 from flowctl.gate import Load
 from flowctl.lease import MAX_PINS
@@ -91,14 +91,15 @@ def test_a_flow_with_all_its_pins_gets_no_more_at_the_very_bound(make_controller
 
 
 def test_of_two_who_take_one_ticket_out_only_one_did(controller: FlowController, spawn: Spawn) -> None:
-    turn, told = controller._state.turn, list[Ticket]()
+    turn, told, first = controller._state.turn, list[Ticket](), list[bool]()
     holder = controller.admit("holder")
     ticket = controller.submit(Request(FlowKey("a")), told.append)
     with turn.lock:
         late = spawn(ticket.cancel)
         late.thread.join(A_MOMENT)  # it has seen the ticket queued, and waits for the lock
-        assert ticket.cancel()
+        turn._section_locked(lambda now: first.append(turn._evict_locked(ticket, Outcome.EVICTED_CANCELLED, now)))
 
+    assert first == [True]
     assert not late.result()
     assert told == [ticket]
     holder.release()
