@@ -188,6 +188,8 @@ class FlowController:
                 ticket = self._grant(found, cost, size, None)
                 if ticket is not None:
                     return ticket
+                state = self._state
+                return self._wait(state, Ticket(state.turn, found, cost, size), Wait(self._clock.now(), None), found)
         key = check_flow_key(flow, priority)
         request = Request(key, cost=cost, size=size, ttl=ttl, metadata=metadata, revocable=revocable)
         return self.admit_request(request, cancel=cancel, room=room)
