@@ -107,6 +107,7 @@ class Dispatch(Sections):
     def _round_locked(self, now: float) -> None:
         """Let go whoever can go, in order, and settle whose deadline has come."""
         ledger = self.ledger
+        self._stuck_until = -math.inf
         if ledger.top == NOBODY:  # and we are not closed
             self._owed = False
             return
@@ -128,6 +129,9 @@ class Dispatch(Sections):
                 continue
             if not self._has_room_locked(ticket.cost, band.priority):
                 self._owed = False
+                if self._sure_seats and not (skipped or self.news.incidents):
+                    # all gates do no more than count: they say the same until something changes
+                    self._stuck_until = ticket.wait.deadline
                 return  # the head waits, and so do all behind it and below it: nobody overtakes
             charge = self._price_locked(flow, ticket.cost, ticket.wait.metadata)
             if charge is None:

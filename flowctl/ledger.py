@@ -205,7 +205,10 @@ class Ledger:
 
     def relist(self, band: PriorityBand[Flow]) -> None:
         """List a band among those where somebody waits, and where somebody is ready, if that is so."""
-        for bands, belongs in ((self.waiting, bool(band.backlog)), (self.ready, bool(band.active))):
+        is_waiting, is_ready = bool(band.backlog), bool(band.active)
+        if is_waiting == (band in self.waiting) and is_ready == (band in self.ready):
+            return
+        for bands, belongs in ((self.waiting, is_waiting), (self.ready, is_ready)):
             if belongs != (band in bands):
                 if belongs:
                     insort(bands, band, key=_priority)

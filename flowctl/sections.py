@@ -35,9 +35,11 @@ class Sections(ABC):
         "_now",
         "_observer",
         "_owed",
+        "_rests",
         "_to_grant",
         "_to_release",
         "_returns",
+        "_stuck_until",
         "_torn",
         "abandoned",
         "bar",
@@ -59,6 +61,9 @@ class Sections(ABC):
         # guarded by lock
         self.ledger = Ledger()
         self._busy = False
+        # until then nobody who waits can go, unless a section changes something: the head's deadline
+        self._stuck_until = -math.inf
+        self._rests = False  # the act of this section let nobody go who could not before: it needs no round
         # whom an arrival must exceed in priority to go on the spot: everybody who waits, or nobody can while a section
         # runs, or was torn
         self.bar = self.ledger.top
@@ -160,13 +165,15 @@ class Sections(ABC):
                 self.ledger.age(self.hand_in)
             if self._torn or self._returns:
                 self._mend_locked(now)
+                self._stuck_until, self._rests = -math.inf, False  # whatever those who were handed in have found
             act(now)
-            self._round_locked(now)
+            if not self._rests:
+                self._round_locked(now)
         except BaseException:
             self._torn = True
             raise
         finally:
-            self._busy = False
+            self._busy = self._rests = False
             self.bar = math.inf if self._torn else self.ledger.top
 
     def _mend_locked(self, now: float) -> None:
@@ -177,6 +184,7 @@ class Sections(ABC):
             self.ledger.rebuild()
             self._torn = False
         while self._returns:
+            self._stuck_until = -math.inf
             item = self._returns[0]
             if isinstance(item, Hold | int):
                 self._give_back_locked(item, now)
@@ -205,7 +213,8 @@ class Sections(ABC):
         self.lock = sync.RLock()
         self.ledger = Ledger()
         self.news = news
-        self._busy = self._torn = self._owed = False
+        self._busy = self._torn = self._owed = self._rests = False
+        self._stuck_until = -math.inf
         self.bar = self.ledger.top
         self._returns = deque()
         self.hand_in = self._returns.append

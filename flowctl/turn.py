@@ -207,7 +207,7 @@ class Turn(Holders):
         if band.is_drained(flow):
             wait.why = RuntimeError("its flow or band is being drained")
             return Outcome.REJECTED_OTHER
-        if ledger.ready:
+        if ledger.ready and now >= self._stuck_until:
             self._round_locked(now)  # a head whose deadline has come keeps nobody out
         may_go = band.priority > ledger.top and not band.is_paused(flow)
         if may_go and self._has_room_locked(ticket.cost, band.priority):
@@ -240,7 +240,13 @@ class Turn(Holders):
         for victim in room.victims:
             self._evict_locked(victim, Outcome.EVICTED_DISPLACED, now)
         self._enqueue_locked(ticket, wait, flow)
+        self._rests = now < self._stuck_until and not room.victims and not self._is_next(flow, ticket)
         return None
+
+    def _is_next(self, flow: Flow, ticket: Ticket) -> bool:
+        """Does it go before all who wait?"""
+        band = flow.band
+        return band.priority >= self.ledger.top and band.next_flow() is flow and flow.queue.head is ticket
 
     def _enqueue_locked(self, ticket: Ticket, wait: Wait, flow: Flow) -> None:
         if wait.on_settled is None:
