@@ -193,11 +193,11 @@ class PriorityBand(Generic[F]):
         return float(charge)  # whatever number it is, it can be added to others from here on
 
     def charge(self, flow: F, charge: float) -> None:
-        """Account for one dispatch of this flow, whose turn it is: O(log active flows)."""
+        """Account for one dispatch of this flow, whose turn it is, before its head is withdrawn: O(log active flows)."""
         self.has_gone = True
         self.virtual_time = max(self.virtual_time, flow.start)
         flow.start = flow.finish = flow.start + charge
-        if not self._by_head:
+        if not self._by_head and len(flow.queue) > 1:  # else it is about to leave the ring
             self._place(flow)
 
     def correct(self, flow: F, wait: Wait, charge: float) -> None:

@@ -96,13 +96,13 @@ def _exceeded(config: Config, ledger: Ledger, ticket: Ticket, wait: Wait, flow: 
     band, room, size = flow.band, wait.room, ticket.size
     limits = band.config
     over = _over(len(flow.queue), limits.max_requests_per_flow, flow.queue.size + size, limits.max_bytes_per_flow)
-    if any(over):
+    if over is not None:
         yield _Excess("flow", *over)
     over = _over(band.queued, limits.max_requests, band.queued_bytes + size, limits.max_bytes)
-    if any(over):
+    if over is not None:
         yield _Excess("band", *over, limits.displacement, [band], lambda victim: victim.serial in band.backlog)
     over = _over(ledger.queued, config.max_requests, ledger.queued_bytes + size, config.max_bytes)
-    if any(over):
+    if over is not None:
         yield _Excess("global", *over, config.displacement, ledger.waiting, _anybody)
     if room is None:
         return
@@ -116,7 +116,9 @@ def _exceeded(config: Config, ledger: Ledger, ticket: Ticket, wait: Wait, flow: 
         yield _Excess("threads", 1, 0, config.displacement, ledger.waiting, waits_there)
 
 
-def _over(queued: int, max_requests: int | None, total_bytes: int, max_bytes: int | None) -> tuple[int, int]:
-    """By how many requests and bytes one more is too much; exactly at a limit is allowed."""
+def _over(queued: int, max_requests: int | None, total_bytes: int, max_bytes: int | None) -> tuple[int, int] | None:
+    """By how many requests and bytes one more is too much, if it is; exactly at a limit is allowed."""
+    if (max_requests is None or queued < max_requests) and (max_bytes is None or total_bytes <= max_bytes):
+        return None
     requests = 0 if max_requests is None else max(queued + 1 - max_requests, 0)
     return requests, 0 if max_bytes is None else max(total_bytes - max_bytes, 0)
