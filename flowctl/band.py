@@ -193,7 +193,7 @@ class PriorityBand(Generic[F]):
         return float(charge)  # whatever number it is, it can be added to others from here on
 
     def charge(self, flow: F, charge: float) -> None:
-        """Account for one dispatch of this flow, whose turn it is, before its head is withdrawn: O(log active flows)."""
+        """Account for one dispatch of this flow, whose head goes and is still queued: O(log active flows)."""
         self.has_gone = True
         self.virtual_time = max(self.virtual_time, flow.start)
         flow.start = flow.finish = flow.start + charge

@@ -3,7 +3,8 @@
 T1  A request settles exactly once, in a section of the turn: by never entering its queue, or by leaving it.
 
 T2 and T3 are those of `dispatch.py`. Whoever changes anything that a decision reads does it by `change`, or by a
-section that is one with its change (`try_grant`, `release`), and runs the round in that same section. Wake-ups,
+section that is one with its change (`try_grant`, `release`), and runs the round in that same section; but for one who
+queues behind a head that has no room, since gates that only count say no until something changes. Wake-ups,
 callbacks and reports come after it.
 """
 
