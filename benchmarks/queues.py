@@ -19,7 +19,8 @@ from typing import Final, Protocol, final
 from benchmarks.crew import no_gc
 from benchmarks.harness import Depth, Question, Row, Step, in_turns
 from flowctl import ConcurrencyLimit, FlowController, FlowKey, Ticket
-from flowctl.queue import FlowQueue, KeyedQueue
+from flowctl.keyed import KeyedQueue
+from flowctl.queue import FlowQueue
 from flowctl.ticket import Unborn, Wait
 
 BATCH: Final = 500

@@ -26,7 +26,7 @@ from flowctl.drain import DrainRate
 from flowctl.lease import Lease, Leased, LeaseTable
 from flowctl.policies.fairness import is_metered
 from flowctl.policies.ordering import Fcfs
-from flowctl.queue import EMPTY, FlowQueue, KeyedQueue
+from flowctl.queue import EMPTY, FlowQueue
 from flowctl.ranking import Ranking
 from flowctl.request import MAX_COUNT
 from flowctl.ticket import Ticket, Wait
@@ -74,6 +74,7 @@ class PriorityBand(Generic[F]):
         "_by_head",
         "_last_place",
         "_metered",
+        "_new_queue",
         "_paused",
         "_ranking",
         "_ring",
@@ -102,6 +103,7 @@ class PriorityBand(Generic[F]):
         self.flows: LeaseTable[str, F] = LeaseTable()
         self.flow_by_id = self.flows.entries
         self.is_keyed = not isinstance(config.ordering, Fcfs)
+        self._new_queue = _keyed_queue() if self.is_keyed else FlowQueue
         self._by_head = bool(getattr(config.fairness, "by_head", False))
         self._metered = config.fairness if is_metered(config.fairness) else None
         # written under the turn, read by anyone: takes no new request any more
@@ -147,7 +149,7 @@ class PriorityBand(Generic[F]):
     def push(self, flow: F, ticket: Ticket) -> None:
         """Queue a ticket: O(log active flows) if its flow was idle or has a new head, and what its queue takes."""
         if flow.queue is EMPTY:
-            flow.queue = KeyedQueue() if self.is_keyed else FlowQueue()
+            flow.queue = self._new_queue()
         flow.queue.push(ticket)
         self.backlog[ticket.serial] = ticket
         self.queued_bytes += ticket.size
@@ -326,3 +328,9 @@ class PriorityBand(Generic[F]):
         for flow in live:
             flow.queue._check()
             assert flow.queue, "an idle flow in the ring"
+
+
+def _keyed_queue() -> type[FlowQueue]:
+    from flowctl.keyed import KeyedQueue  # noqa: PLC0415 - few bands need it, and it loads a library
+
+    return KeyedQueue

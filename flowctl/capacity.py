@@ -6,7 +6,6 @@ Under the turn. Nothing is changed here: evicting and booking are the caller's, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -74,8 +73,7 @@ def _anybody(victim: Ticket) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class _Excess:
+class _Excess(NamedTuple):
     """A limit, by how much a request would exceed it, who says who may have to leave, and whose leaving helps."""
 
     scope: Scope

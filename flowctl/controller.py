@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Self, final
+from typing import TYPE_CHECKING, Self, final
 
 from flowctl import sync
 from flowctl.atomic import CountedWord
@@ -37,9 +37,12 @@ from flowctl.request import (
     shown,
 )
 from flowctl.state import State
-from flowctl.stats import BandStats, CollectReport, Contention, ShardUse, Stats
+from flowctl.stats import CollectReport
 from flowctl.ticket import Ticket, Unborn, Wait
 from flowctl.turn import Turn
+
+if TYPE_CHECKING:
+    from flowctl.snapshot import Contention, Stats
 
 
 def _find(state: State, request: Request) -> Flow | None:
@@ -450,6 +453,8 @@ class FlowController:
 
     def stats(self) -> Stats:
         """A snapshot. Each number is exact; those of flows may be a moment older than those of requests."""
+        from flowctl.snapshot import BandStats, Stats  # noqa: PLC0415 - see there
+
         registry, turn = self._state.registry, self._state.turn
         flows: Counter[int] = Counter()
         for shard in registry.topology.shards:
@@ -497,6 +502,8 @@ class FlowController:
 
     def contention(self) -> Contention | None:
         """How often threads had to wait for each other since this process began; None without `Config.profile`."""
+        from flowctl.snapshot import Contention, ShardUse  # noqa: PLC0415 - see there
+
         registry, lock = self._state.registry, self._state.turn.lock
         if not isinstance(lock, sync.CountedRLock):
             return None

@@ -16,11 +16,12 @@ import weakref
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Final, Literal, Protocol, final
-
-from readerwriterlock import rwlock
+from typing import TYPE_CHECKING, Final, Literal, Protocol, final
 
 from flowctl.stats import LockUse
+
+if TYPE_CHECKING:
+    from readerwriterlock import rwlock
 
 Lock = threading.Lock
 RLock = threading.RLock
@@ -268,6 +269,12 @@ class _BoundedLock:
         self.release()
 
 
+def _new_fair_lock() -> rwlock.RWLockFair:
+    from readerwriterlock import rwlock  # noqa: PLC0415 - with what it imports, an eighth of the import of all of flowctl
+
+    return rwlock.RWLockFair(lock_factory=_BoundedLock)
+
+
 @final
 class RWLock:
     """Many readers or one writer, first come first served between them. Not re-entrant.
@@ -286,7 +293,7 @@ class RWLock:
         self.writes = Usage()
         self._mending = Lock()  # rank: innermost
         # guarded by _mending, read by anyone
-        self._lock = rwlock.RWLockFair(lock_factory=_BoundedLock)
+        self._lock = _new_fair_lock()
         self.replaced = 0
         # a sign of life: written by anyone, only ever compared for change
         self._moves = 0
@@ -318,7 +325,7 @@ class RWLock:
                 return handle
             with self._mending:
                 if self._lock is lock and self._moves == moves:
-                    self._lock = rwlock.RWLockFair(lock_factory=_BoundedLock)
+                    self._lock = _new_fair_lock()
                     self.replaced += 1
 
 

@@ -33,10 +33,11 @@ from flowctl.band import NOBODY, Halts, PriorityBand
 from flowctl.bands import Bands
 from flowctl.flow import Flow
 from flowctl.gate import Load
+from flowctl.keyed import KeyedQueue
 from flowctl.lease import MARKED_FOR_DELETION, ONE_PIN
 from flowctl.ledger import Ledger
 from flowctl.policies.displacement import Backlog, Newcomer
-from flowctl.queue import FlowQueue, KeyedQueue
+from flowctl.queue import FlowQueue
 from flowctl.ranking import Ranking
 from flowctl.registry import FlowRegistry
 from flowctl.request import RESERVED_PREFIX

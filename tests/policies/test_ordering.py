@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from flowctl import BandConfig, Config, EarliestDeadline, Fcfs, FlowController, FlowKey, Outcome, SloDeadline, Ticket
+from flowctl.keyed import KeyedQueue
 from flowctl.policies.ordering import Ordering, Waiting
-from flowctl.queue import FlowQueue, KeyedQueue
+from flowctl.queue import FlowQueue
 from flowctl.testing import FakeClock
 from flowctl.ticket import Unborn, Wait
 from tests.policies.workload import Arrival, OneSeat, queue

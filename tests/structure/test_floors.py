@@ -16,8 +16,9 @@ PACKAGE = Path(__file__).parents[2] / "flowctl"
 # "name.*" is a package whose files are neighbours: they may import each other. Policies may not.
 FLOORS = (
     ("request", "stats"),
+    ("snapshot",),
     ("sync",),
-    ("errors", "clock", "atomic", "incidents"),
+    ("errors", "clock", "atomic", "incidents", "policies.stateless"),
     (
         "lease",
         "wheel",
@@ -33,7 +34,7 @@ FLOORS = (
     ("config", "ticket"),
     ("current",),
     ("queue", "gate", "news", "job", "awaiting", "limiting"),
-    ("ranking", "adaptive", "saturation", "crew"),
+    ("ranking", "adaptive", "saturation", "crew", "keyed"),
     ("band",),
     ("flow",),
     ("shard", "ledger"),

@@ -79,7 +79,7 @@ def test_a_name_that_leaks_is_found() -> None:
 
 @pytest.mark.parametrize("name", sorted(PUBLIC - {"__version__"}))
 def test_each_public_name_has_a_docstring_of_its_own(name: str) -> None:
-    doc = vars(flowctl)[name].__doc__ or ""
+    doc = getattr(flowctl, name).__doc__ or ""
 
     assert doc
     assert not doc.startswith(f"{name}("), "that is the signature that Python writes where there is no docstring"
