@@ -18,7 +18,8 @@ import math
 from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import final
+from itertools import islice
+from typing import NamedTuple, final
 
 from flowctl.band import NOBODY, Halts, PriorityBand
 from flowctl.drain import DrainRate
@@ -27,6 +28,44 @@ from flowctl.lease import MAX_PINS
 from flowctl.queue import EMPTY
 from flowctl.request import WaitingRoom
 from flowctl.ticket import Hold, Ticket, Wait
+
+
+class Picture(NamedTuple):
+    """The books beside the holds, as they were at one moment: taken under the lock, and compared after it.
+
+    Every change of the books keeps them in agreement. So where one picture shows none, something tore them: whoever
+    moved on since has nothing to do with it.
+    """
+
+    in_flight: int
+    seatless: int
+    queued: int
+    backlogs: int
+    # of each hold: its seats, its flow, the pins of that
+    costs: Sequence[int]
+    flows: Sequence[Flow]
+    pins: Sequence[int]
+    waiting: int  # holds whose ticket is queued
+    # flows that may have pins that no hold has, and the pins of each
+    suspects: Sequence[Flow]
+    suspected: Sequence[int]
+    lost: Sequence[Hold[Flow]]  # their tickets are gone
+
+    def is_sound(self) -> bool:
+        """Do the books agree with the holds?"""
+        held = Counter(self.flows)
+        return (
+            self.in_flight == sum(self.costs)
+            and self.seatless == self.costs.count(0)
+            and self.queued == self.waiting == self.backlogs
+            and all(pins == held[flow] for flow, pins in zip(self.flows, self.pins, strict=True))
+        )
+
+    def overpinned(self) -> list[Flow]:
+        """The suspects, but for those that are marked, whose pins are not those of their holds."""
+        held = Counter(self.flows) if self.suspects else {}
+        pairs = zip(self.suspects, self.suspected, strict=True)
+        return [flow for flow, pins in pairs if pins <= MAX_PINS and pins != held.get(flow, 0)]
 
 
 @final
@@ -92,10 +131,12 @@ class Ledger:
         """Is anything held, or queued? Takes no lock."""
         return bool(self.young or self.holds)
 
-    def age(self, hand_in: Callable[[Hold[Flow]], None]) -> None:
-        """Know all tickets that were granted on the spot by weak holds. Whoever was dropped is handed in by that."""
-        # of a copy: whoever looks for the first one of a dict passes by all that were deleted before it
-        for serial, ticket in self.young.copy().items():
+    def age(self, hand_in: Callable[[Hold[Flow]], None], most: int | None = None) -> None:
+        """Know the tickets that were granted on the spot by weak holds, so many of them, the oldest first. Whoever was
+        dropped is handed in by that.
+        """
+        # of a list: whoever looks for the first one of a dict passes by all that were deleted before it
+        for serial, ticket in list(islice(self.young.items(), most)):
             hold: Hold[Flow] = Hold(ticket, hand_in)
             flow: Flow = ticket._flow  # type: ignore[assignment]  # it is one, once it was granted
             # plain stores: no exception can come between them
@@ -292,16 +333,27 @@ class Ledger:
         """How many holds each flow has."""
         return Counter([hold.flow for hold in list(self.holds.values())])
 
+    def picture(self, suspects: Sequence[Flow] = ()) -> Picture:
+        """What there is to compare, all of one moment; the pins of the suspects too. O(holds), but little for each."""
+        holds = list(self.holds.values())
+        flows = [hold.flow for hold in holds]
+        return Picture(
+            in_flight=self.in_flight,
+            seatless=self.seatless,
+            queued=self.queued,
+            backlogs=sum([band.queued for band in self.waiting]),
+            costs=[hold.cost for hold in holds],
+            waiting=len([hold for hold in holds if not hold.cost and self.queued_ticket(hold.serial) is not None]),
+            flows=flows,
+            pins=[flow.pins for flow in flows],
+            suspects=suspects,
+            suspected=[flow.pins for flow in suspects],
+            lost=[hold for hold in holds if hold() is None],
+        )
+
     def is_sound(self) -> bool:
         """Do the books agree with the holds? O(holds)."""
-        holds = list(self.holds.values())
-        return (
-            self.in_flight == sum([hold.cost for hold in holds])
-            and self.seatless == len([hold for hold in holds if not hold.cost])
-            and self.queued == len([hold for hold in holds if self.queued_ticket(hold.serial) is not None])
-            and self.queued == sum([band.queued for band in self.waiting])
-            and all(_pins(flow) == pins for flow, pins in self.pins_by_flow().items())
-        )
+        return self.picture().is_sound()
 
     def recount(self, flows: Sequence[Flow]) -> int:
         """Take away those pins of these flows that no hold has; of how many flows."""

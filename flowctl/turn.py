@@ -417,6 +417,7 @@ class Turn(Holders):
 
     def tick(self) -> None:
         """Settle what no thread of its own looks after: deadlines of callbacks, clients that left, owed work."""
+        self.age()
         for ticket in self._with_gone_clients():
             self.withdraw(ticket, Outcome.EVICTED_CANCELLED)
         self.change(self._expire_locked)
@@ -440,15 +441,19 @@ class Turn(Holders):
 
         `repairs` were found elsewhere, and are counted here.
         """
+        picture = self.read(lambda ledger: ledger.picture(suspects))
+        overpinned = picture.overpinned()
+        if not (picture.lost or repairs or overpinned) and picture.is_sound():
+            return
 
         def act(now: float) -> None:
-            for hold in list(self.ledger.holds.values()):
-                if hold() is None:
-                    self._drop_locked(hold, now)
+            # what the picture shows is looked for again: in a handler that tore a section open, it shows what is fine
+            for hold in picture.lost:
+                self._drop_locked(hold, now)
             if not self.ledger.is_sound():
                 self._torn = True
                 self._mend_locked(now)
-            self.repairs += repairs + self.ledger.recount(suspects)
+            self.repairs += repairs + (self.ledger.recount(overpinned) if overpinned else 0)
 
         self.change(act)
 

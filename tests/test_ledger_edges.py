@@ -5,10 +5,23 @@ from collections.abc import Callable
 
 import pytest
 
-from flowctl import Expired, FlowController, FlowKey, Outcome, QueueFull, Request, Ticket, WaitingRoom
+from flowctl import (
+    ConcurrencyLimit,
+    Config,
+    Expired,
+    FlowController,
+    FlowKey,
+    Outcome,
+    QueueFull,
+    Request,
+    Ticket,
+    WaitingRoom,
+    sync,
+)
 from flowctl.flow import Flow
 from flowctl.gate import Load
 from flowctl.lease import MAX_PINS
+from flowctl.sections import AGED_A_SECTION
 from flowctl.testing import FakeClock
 from tests.support import GateOver, MakeController, Spawn
 
@@ -58,6 +71,57 @@ def test_a_book_that_is_wrong_alone_is_noticed_and_mended(
     assert ledger.is_sound()
     assert holder.release()
     assert [ticket.release() for ticket in told] == [True]
+
+
+def test_what_moves_on_after_a_picture_was_taken_is_not_in_it(controller: FlowController) -> None:
+    ledger = controller._state.turn.ledger
+    holder = controller.admit("holder")
+    ticket = controller.submit(Request(FlowKey("waiting")), lambda ticket: None)
+    picture = controller._state.turn.read(lambda ledger: ledger.picture([flow_of(controller, "waiting")]))
+
+    ticket.cancel()
+    holder.release()
+    controller.admit("holder").release()
+
+    assert not ledger.has_claims
+    assert picture.is_sound()
+    assert (picture.overpinned(), picture.lost) == ([], [])
+
+
+def test_an_audit_mends_nothing_that_came_right_since_its_picture(controller: FlowController) -> None:
+    holder, turn = controller.admit("holder"), controller._state.turn
+    seen: list[bool] = []
+
+    def audit_amid_a_section(now: float) -> None:
+        turn.ledger.in_flight += 1  # half of a change, and a handler comes that collects
+        turn.audit([], repairs=0)
+        turn.ledger.in_flight -= 1
+        seen.append(turn.ledger.is_sound())
+
+    turn.change(audit_amid_a_section)
+
+    assert seen == [True]
+    assert controller.stats().repairs == 0
+    assert holder.release()
+
+
+def test_a_collection_looks_at_few_tickets_in_a_section(make_controller: MakeController) -> None:
+    controller = make_controller(Config(profile=True), gate=ConcurrencyLimit(10 * AGED_A_SECTION))
+    counted = controller._state.turn.lock
+    assert isinstance(counted, sync.CountedRLock)
+
+    def sections_of_a_collection() -> int:
+        before = counted.usage.acquisitions
+        controller.collect()
+        return counted.usage.acquisitions - before
+
+    controller.admit("a").release()
+    at_rest = sections_of_a_collection()
+    tickets = [controller.admit("a") for _ in range(10 * AGED_A_SECTION)]
+
+    assert sections_of_a_collection() == at_rest + 10
+    assert len(controller._state.turn.ledger.holds) == len(tickets)
+    assert sections_of_a_collection() == at_rest
 
 
 def test_whoever_left_a_waiting_room_makes_room_for_one_more_of_its_flow(
