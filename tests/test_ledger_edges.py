@@ -23,6 +23,7 @@ from flowctl.gate import Load
 from flowctl.lease import MAX_PINS
 from flowctl.sections import AGED_A_SECTION
 from flowctl.testing import FakeClock
+from flowctl.ticket import Hold
 from tests.support import GateOver, MakeController, Spawn
 
 A_MOMENT = 0.05
@@ -43,6 +44,10 @@ def one_more_queued(controller: FlowController) -> None:
     controller._state.turn.ledger.queued += 1
 
 
+def one_more_without_seats(controller: FlowController) -> None:
+    controller._state.turn.ledger.seatless += 1
+
+
 def a_ticket_lost_by_its_band(controller: FlowController) -> None:
     flow_of(controller, "waiting").band.backlog.popitem()
 
@@ -52,7 +57,8 @@ def a_pin_without_a_hold(controller: FlowController) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [one_more_in_flight, one_more_queued, a_ticket_lost_by_its_band, a_pin_without_a_hold]
+    "damage",
+    [one_more_in_flight, one_more_queued, one_more_without_seats, a_ticket_lost_by_its_band, a_pin_without_a_hold],
 )
 def test_a_book_that_is_wrong_alone_is_noticed_and_mended(
     controller: FlowController, damage: Callable[[FlowController], None]
@@ -122,6 +128,32 @@ def test_a_collection_looks_at_few_tickets_in_a_section(make_controller: MakeCon
     assert sections_of_a_collection() == at_rest + 10
     assert len(controller._state.turn.ledger.holds) == len(tickets)
     assert sections_of_a_collection() == at_rest
+
+
+def test_a_section_ages_the_first_few_tickets(make_controller: MakeController) -> None:
+    controller = make_controller(gate=ConcurrencyLimit(2 * AGED_A_SECTION))
+    controller.admit("a").release()  # whose first is not granted on the spot
+    tickets = [controller.admit("a") for _ in range(2 * AGED_A_SECTION)]
+    turn = controller._state.turn
+    with turn.lock:
+        turn._age_locked()
+
+    assert list(turn.ledger.young) == [ticket.serial for ticket in tickets[AGED_A_SECTION:]]
+
+
+def test_an_audit_finds_a_hold_whose_ticket_went_unheard(controller: FlowController) -> None:
+    ticket, turn = controller.admit("a"), controller._state.turn
+    turn.age()
+    heard = turn.ledger.holds.pop(ticket.serial)
+    unheard = turn.ledger.holds[ticket.serial] = Hold(ticket, lambda hold: None)
+    for name in Hold.__slots__:
+        setattr(unheard, name, getattr(heard, name))
+    del heard, ticket
+    assert controller.stats().in_flight == 1
+    controller.collect()
+
+    assert controller.stats().in_flight == 0
+    assert controller.stats().abandoned == 1
 
 
 def test_whoever_left_a_waiting_room_makes_room_for_one_more_of_its_flow(
