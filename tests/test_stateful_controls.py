@@ -26,7 +26,7 @@ from flowctl import (
     Outcome,
     Ticket,
     capacity,
-    queue,
+    keyed,
     turn,
 )
 from flowctl.band import NOBODY, Halts, PriorityBand
@@ -248,7 +248,7 @@ def equal_keys_go_by_the_latest_arrival(patch: Patch) -> None:
     def broken(ticket: Ticket) -> tuple[float, int]:
         return (0.0 if ticket.wait is None else ticket.wait.order), -ticket.serial
 
-    patch.setattr(queue, "_key", broken)
+    patch.setattr(keyed, "_key", broken)
 
 
 def a_withdrawal_from_the_middle_puts_the_first_one_last(patch: Patch) -> None:
