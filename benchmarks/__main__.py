@@ -25,6 +25,7 @@ from benchmarks import (
     identities,
     lease,
     memory,
+    noise,
     queues,
     resize,
     saturated,
@@ -35,6 +36,7 @@ from benchmarks.machine import Neighbours, this_machine
 from benchmarks.report import show, write
 
 QUESTIONS: Final = (
+    noise.QUESTION,
     free.QUESTION,
     gates.QUESTION,
     saturated.QUESTION,

@@ -13,7 +13,7 @@ from itertools import repeat
 from typing import Final, final
 
 from benchmarks.crew import BATCH, Loop, race, race_seconds, sample_seconds, served_in_window
-from benchmarks.harness import Depth, Question, Row, Step
+from benchmarks.harness import Depth, Plot, Question, Row, Step
 from flowctl import sync
 from flowctl.atomic import AtomicWord, CellWord, LockWord
 from flowctl.lease import Lease, SectionWord, born
@@ -88,6 +88,7 @@ def _measure(name: str, backend: str, threads: int, depth: Depth) -> Sequence[Ro
             samples=tuple(pairs.ours),
             rival="int under a Lock",
             rival_samples=tuple(pairs.rival),
+            at={"threads": threads, "word": backend},
         )
     ]
 
@@ -103,21 +104,24 @@ def _retries(name: str, backend: str, threads: int, depth: Depth) -> Sequence[Ro
         lost = word.lost - before
         samples.append(1000 * lost / (2 * BATCH * sum(done.results) + lost))
     assert lease.pins == 0, f"{lease.pins} pins are left of a balanced loop"
-    return [Row(name=name, unit="lost / 1,000", samples=tuple(samples))]
+    return [Row(name=name, unit="lost / 1,000", samples=tuple(samples), at={"threads": threads, "lost by": backend})]
 
 
 def steps(depth: Depth) -> list[Step]:
     found = []
     for backend in BACKENDS:
-        for threads in (1, 8):
+        for threads in depth.threads_of(*depth.pick((1, 8), (1, 8), (1, 2, 8, 64))):
             name = f"{backend}: pin + unpin, {threads} thread{'s' * (threads > 1)}"
             found.append(Step(name, race_seconds(threads, depth), partial(_measure, name, backend, threads, depth)))
-    for backend in BACKENDS:
+    for backend in depth.pick((), tuple(BACKENDS), tuple(BACKENDS)):
         name = f"{backend}: exchanges lost, 8 threads"
         found.append(Step(name, 3 * sample_seconds(8, depth), partial(_retries, name, backend, 8, depth)))
     return found
 
 
 QUESTION: Final = Question(
-    "lease", "what a pin and an unpin cost by each kind of word, and how often they retry", steps
+    "lease",
+    "what a pin and an unpin cost by each kind of word, and how often they retry",
+    steps,
+    plots=(Plot("Time of a pin and an unpin", x="threads", by="word", log_x=True),),
 )

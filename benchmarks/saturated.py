@@ -65,6 +65,7 @@ def _throughput(name: str, depth: Depth) -> Sequence[Row]:
             rival="BoundedSemaphore",
             rival_samples=tuple(pairs.rival),
             target=with_gil(RATE),
+            at={"threads": THREADS},
         )
     ]
 
@@ -80,6 +81,7 @@ def _fairness(name: str, depth: Depth) -> Sequence[Row]:
             rival_samples=tuple(pairs.rival),
             divisible=False,  # a semaphore may leave a thread out altogether
             target=SHARE,
+            at={"threads": THREADS},
         )
     ]
 

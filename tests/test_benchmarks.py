@@ -50,7 +50,7 @@ from benchmarks.queues import QUEUES, Crowd
 from flowctl import ConcurrencyLimit, Config, EarliestDeadline, FlowController
 from flowctl.demo.server import WORK
 
-TINY = replace(QUICK, name="tiny", pairs=1, sample=0.001, windows=1, window=0.1, cycles=1, ids=200, sizes=(10,))
+TINY = replace(DEFAULT, name="tiny", pairs=1, sample=0.001, windows=1, window=0.1, cycles=1, ids=200, sizes=(10,))
 
 
 def test_the_examples_work() -> None:
@@ -201,8 +201,8 @@ def test_a_backlog_stays_as_long_as_it_was(ordering: EarliestDeadline | None) ->
 
 
 def test_a_row_of_dispatch_is_that_of_two_backlogs() -> None:
-    def make() -> tuple[dispatch.Backlog, dispatch.Backlog]:
-        return dispatch.Backlog(30, 2), dispatch.Backlog(3, 20)
+    def make(seed: int) -> tuple[dispatch.Backlog, dispatch.Backlog]:
+        return dispatch.Backlog(30, 2, seed=seed), dispatch.Backlog(3, 20, seed=seed)
 
     grants, queueing = dispatch.measure("many", "few", make, dispatch.SCALING, TINY)
 
