@@ -200,5 +200,5 @@ QUESTION: Final = Question(
     "collection",
     "what it costs to forget idle flows, and how late others are meanwhile",
     steps,
-    plots=(Plot("How late another thread is", x="share"),),
+    plots=(Plot(title="How late another thread is", x="share"),),
 )

@@ -176,5 +176,5 @@ QUESTION: Final = Question(
     "dispatch",
     "what a grant from the queue costs, whatever the number of flows",
     steps,
-    plots=(Plot("CPU of a grant, and of queueing", x="backlog", by="what"),),
+    plots=(Plot(title="CPU of a grant, and of queueing", x="backlog", by="what"),),
 )

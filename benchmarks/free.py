@@ -110,7 +110,7 @@ QUESTION: Final = Question(
     "what admit + release costs when nobody has to wait",
     steps,
     plots=(
-        Plot("Time of an admit and release", x="threads", by="flows", where={"form": "call"}, log_x=True),
-        Plot("To the semaphore", x="threads", by="flows", where={"form": "call"}, shows="ratio", log_x=True),
+        Plot(title="Time of an admit and release", x="threads", by="flows", where={"form": "call"}, log_x=True),
+        Plot(title="To the semaphore", x="threads", by="flows", where={"form": "call"}, shows="ratio", log_x=True),
     ),
 )

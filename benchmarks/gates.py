@@ -89,5 +89,5 @@ QUESTION: Final = Question(
     "gates",
     "what each gate costs when nobody has to wait",
     steps,
-    plots=(Plot("To a fixed limit", x="gate", shows="ratio"),),
+    plots=(Plot(title="To a fixed limit", x="gate", shows="ratio"),),
 )

@@ -123,5 +123,5 @@ QUESTION: Final = Question(
     "lease",
     "what a pin and an unpin cost by each kind of word, and how often they retry",
     steps,
-    plots=(Plot("Time of a pin and an unpin", x="threads", by="word", log_x=True),),
+    plots=(Plot(title="Time of a pin and an unpin", x="threads", by="word", log_x=True),),
 )

@@ -65,5 +65,5 @@ QUESTION: Final = Question(
     NAME,
     "how far the same code strays from itself: what no ratio can resolve",
     steps,
-    plots=(Plot("The same code against itself", x="threads", by="code", shows="ratio", log_x=True),),
+    plots=(Plot(title="The same code against itself", x="threads", by="code", shows="ratio", log_x=True),),
 )

@@ -241,5 +241,5 @@ QUESTION: Final = Question(
     "queues",
     "what a push, a withdrawal and a look at the head cost, by each kind",
     steps,
-    plots=(Plot("CPU of a push, a withdrawal and a look", x="queued", by="queue", log_x=True, log_y=True),),
+    plots=(Plot(title="CPU of a push, a withdrawal and a look", x="queued", by="queue", log_x=True, log_y=True),),
 )
