@@ -34,7 +34,6 @@ from benchmarks.harness import Question, Row, Step
 from benchmarks.kept import Kept, Run, write
 from benchmarks.machine import Neighbours, this_machine
 from benchmarks.options import Options, parsed
-from benchmarks.page import page
 from benchmarks.report import show, show_comparison
 from benchmarks.watch import Watch, in_words
 
@@ -120,16 +119,34 @@ def since(options: Options, kept: Kept, comparison: Comparison | None) -> list[t
     return [] if options.last is None else [("Since the last run", compare(options.last, kept))]
 
 
-def forgotten(kept: Kept) -> list[Question]:
-    """Questions of a kept run that nobody asks any more."""
-    names = {question.name for question in QUESTIONS}
+def shown(options: Options, kept: Kept, questions: Sequence[Question]) -> list[Question]:
+    """Those that were chosen, and those of a kept run that nobody asks any more."""
+    names = {question.name for question in questions}
     old = dict.fromkeys(row.question for row in kept.rows if row.question not in names)
-    return [Question(name, "no longer asked", lambda _: ()) for name in old]
+    return [*options.questions, *(Question(name, "no longer asked", lambda _: ()) for name in old)]
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run it; the exit status: 0, 1 if something failed or got worse, 130 after Ctrl-C. No target that is missed."""
-    options = parsed(arguments, QUESTIONS)
+def report(
+    console: Console, options: Options, kept: Kept, questions: Sequence[Question], comparison: Comparison | None
+) -> None:
+    """Write the HTML, and say where; or say what it takes."""
+    try:
+        # not before all is measured: it is large, and without a GIL its extensions may ask for one
+        from benchmarks.page import page  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        console.print(f"no report: {error.name} is not installed, which make bench does", highlight=False)
+        return
+    options.html.parent.mkdir(parents=True, exist_ok=True)
+    options.html.write_text(page(kept, questions, since(options, kept, comparison), options.overlay), "utf-8")
+    console.print(f"report: {options.html}", highlight=False, soft_wrap=True)
+
+
+def main(arguments: Sequence[str], questions: Sequence[Question] = QUESTIONS) -> int:
+    """Run it; the exit status: 0, 1 if a row failed or got worse, 130 after Ctrl-C. A missed target is no failure.
+
+    Exits with 2 where the arguments are wrong.
+    """
+    options = parsed(arguments, questions)
     console, errors = Console(), Console(stderr=True)
     if not console.is_terminal:
         console = Console(width=160)
@@ -145,16 +162,14 @@ def main(arguments: Sequence[str]) -> int:
             return status
         write(options.json, kept)  # before anything is made of it
     comparison = None if options.compare is None else compare(options.compare, kept)
-    questions = [*options.questions, *forgotten(kept)]
-    show(console, kept.rows, questions, kept.machine)
+    show(console, kept.rows, shown(options, kept, questions), kept.machine)
     if comparison is not None:
         show_comparison(console, comparison)
     if kept.run.left_out:
         console.print(f"A {kept.run.depth} run leaves out: {', '.join(kept.run.left_out)}.", highlight=False)
-    options.html.parent.mkdir(parents=True, exist_ok=True)
-    options.html.write_text(page(kept, questions, since(options, kept, comparison), options.overlay), "utf-8")
-    kept_in = "" if options.source is not None else f"{in_words(kept.run.seconds)}; written to {options.json}; "
-    console.print(f"{kept_in}report: {options.html}", highlight=False, soft_wrap=True)
+    if options.source is None:
+        console.print(f"{in_words(kept.run.seconds)}; written to {options.json}", highlight=False, soft_wrap=True)
+    report(console, options, kept, shown(options, kept, questions), comparison)
     if comparison is not None and comparison.regressed and status == 0:
         errors.print("at least one row got worse", style="bold red")
         status = 1

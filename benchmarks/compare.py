@@ -81,6 +81,7 @@ class Comparison:
     new: Sequence[Row] = ()
     gone: Sequence[Row] = ()
     floors: Mapping[str, float] = field(default_factory=dict)
+    depths: tuple[str, str] | None = None  # then and now, where they differ
 
     def of(self, *verdicts: Verdict) -> list[Change]:
         """Those with one of these verdicts, the largest first."""
@@ -108,6 +109,7 @@ def compare(before: Kept, now: Kept) -> Comparison:
             row for key, row in old.items() if key not in new and row.question in {each.question for each in now.rows}
         ],
         floors=floors,
+        depths=None if before.run.depth == now.run.depth else (before.run.depth, now.run.depth),
     )
 
 

@@ -7,6 +7,7 @@ is measured.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -79,12 +80,15 @@ def parsed(arguments: Sequence[str], questions: Sequence[Question]) -> Options:
         parser.error(f"argument --only: {names}: there is no time for any of this at the depth {depth.name!r}")
     json: Path = found.json or LATEST
     html: Path = found.html or (found.source or json).with_suffix(".html")
-    for name, path in (("--json", json), ("--html", html)):
-        if path.is_dir():
-            parser.error(f"argument {name}: {path}: a file is needed, and this is a directory")
     if json == html:
         parser.error(f"argument --html: {html}: it needs another file than --json")
+    for name, path in (("--json", json), ("--html", html)):
+        _must_be_writable(parser, name, path)
     kept = partial(_kept, parser)
+    source = kept("--from", found.source)
+    if source is not None and found.only:
+        chosen = {question.name for question in wanted}
+        source = replace(source, rows=[row for row in source.rows if row.question in chosen])
     return Options(
         depth=depth,
         questions=wanted,
@@ -94,9 +98,19 @@ def parsed(arguments: Sequence[str], questions: Sequence[Question]) -> Options:
         compare=kept("--compare", found.compare),
         last=_last(json) if found.source is None else None,
         overlay=kept("--overlay", found.overlay),
-        source=kept("--from", found.source),
+        source=source,
         list=found.list,
     )
+
+
+def _must_be_writable(parser: Parser, name: str, path: Path) -> None:
+    """Asked now: it would be a pity after five minutes."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"argument {name}: {path}: its directory cannot be made: {error.strerror}")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        parser.error(f"argument {name}: {path}: a file is needed that can be written")
 
 
 def _kept(parser: Parser, name: str, path: Path | None) -> Kept | None:

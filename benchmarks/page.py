@@ -10,9 +10,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks import wording
 from benchmarks.compare import Comparison, Verdict, noise_floors
-from benchmarks.figures import Picture, changes, drawn
+from benchmarks.figures import changes, drawn
 from benchmarks.harness import BUSY, WIDE, Question, Row
 from benchmarks.kept import Kept
+from benchmarks.svg import Picture
 
 MOST: Final = 30
 """Changes in the picture: more are in the table only."""
@@ -160,7 +161,7 @@ def _section(question: Question, kept: Kept, overlay: Kept | None, sentences: Se
     mine = [row for row in kept.rows if row.question == question.name]
     theirs = [] if overlay is None else [row for row in overlay.rows if row.question == question.name]
     name = "" if overlay is None else _short(overlay)
-    pictures = [drawn(plot, mine, theirs, name, of=question.name) for plot in question.plots]
+    pictures = [drawn(plot, question.name, mine, theirs, name) for plot in question.plots]
     others = {(row.question, row.name): row for row in theirs}
     return Section(
         name=question.name,

@@ -99,6 +99,9 @@ def outcome(comparison: Comparison) -> list[str]:
             f"The two runs are not of one machine and one interpreter ({'; '.join(comparison.differs)}): only ratios "
             f"are compared, and {len(comparison.of('not comparable'))} rows have none."
         )
+    if comparison.depths is not None:
+        then, now = comparison.depths
+        lines.append(f"That was a {then} run, this is a {now} one: the shorter one is the rougher one.")
     if comparison.new or comparison.gone:
         lines.append(f"Only in this run: {len(comparison.new)} rows; only in the other: {len(comparison.gone)}.")
     if not any(comparison.floors.values()):
