@@ -115,8 +115,8 @@ def listed(console: Console, options: Options) -> None:
 def since(options: Options, kept: Kept, comparison: Comparison | None) -> list[tuple[str, Comparison]]:
     """What the report compares with: the run that was named, or else the one that was written over."""
     if comparison is not None:
-        return [("Since the run that was named", comparison)]
-    return [] if options.last is None else [("Since the last run", compare(options.last, kept))]
+        return [("What changed", comparison)]
+    return [] if options.last is None else [("What changed since the last run", compare(options.last, kept))]
 
 
 def shown(options: Options, kept: Kept, questions: Sequence[Question]) -> list[Question]:

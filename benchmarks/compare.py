@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, fields
 from typing import Final, Literal, final
 
 from benchmarks import noise
-from benchmarks.harness import Row
+from benchmarks.harness import Row, quartiles
 from benchmarks.kept import Kept
 from benchmarks.machine import Machine
 
@@ -68,6 +68,11 @@ class Change:
     def share(self) -> float:
         """0.3 is 30 % more than before."""
         return self.factor - 1
+
+    @property
+    def noise(self) -> float:
+        """The floor in the direction of the change: half as much is as far as twice as much, and -0.5."""
+        return self.floor if self.factor > 1 else 1 / (1 + self.floor) - 1
 
 
 @final
@@ -151,6 +156,12 @@ def _error(width: float, samples: int) -> float:
     return OF_A_MEDIAN * width / math.sqrt(max(samples - 2, 1))
 
 
+def _difference(row: Row) -> float:
+    """The standard error of its median, in its own unit."""
+    low, high = quartiles(row.samples)
+    return _error(high - low, len(row.samples))
+
+
 def _own(before: Row, now: Row) -> float:
     """What the samples of a row leave open, as a share."""
     few = min(len(before.samples), len(now.samples))
@@ -190,7 +201,9 @@ def _distance(factor: float) -> float:
 
 def _verdict(before: Row, now: Row, factor: float, floor: float) -> Verdict:
     if math.isnan(factor):
-        # there is no share of 0: only the target can tell
+        # of 0, or from one side of it to the other, there is no share: only the target can tell
+        if abs(now.value - before.value) <= ERRORS * math.hypot(_difference(before), _difference(now)):
+            return "same"
         missed = before.reached is True and now.reached is False
         return "worse" if missed else "changed"
     if _distance(factor) <= math.log1p(floor):

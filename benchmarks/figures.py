@@ -34,13 +34,13 @@ def drawn(plot: Plot, of: str, rows: Sequence[Row], overlay: Sequence[Row] = (),
     second = [line for line in series(plot, overlay) if line.name in known]
     with svg.style():
         if plot.shows == "samples":
-            figure, axes = svg.canvas(2.8)
+            figure, axes = svg.canvas(2.5)
             keys = _distributions(axes, plot, lines, second, beside)
         elif numbers(lines) is not None:
-            figure, axes = svg.canvas(2.8)
+            figure, axes = svg.canvas(2.5)
             keys = _over_numbers(axes, plot, lines, second, beside)
         else:
-            figure, axes = svg.canvas(0.95 + len(places(lines)) * max(0.3, 0.2 * len(lines)))
+            figure, axes = svg.canvas(0.65 + len(places(lines)) * max(0.3, 0.2 * len(lines)))
             keys = _over_words(axes, plot, lines, second, beside)
         svg.legend(figure, keys)
         return svg.picture(figure, f"{of}: {plot.title}", plot.title, in_words(plot, lines))
@@ -164,16 +164,15 @@ def _values(axes: Axes, plot: Plot, lines: Sequence[Series], *, along: str) -> N
         svg.hairline(axes, 1, FAINT, along=along)
     if bound is not None:
         svg.hairline(axes, bound, BAD, DOTTED, along=along)
-        x, y, side = (1.0, bound, "right") if along == "y" else (bound, 1.0, "center")
         transform = axes.get_yaxis_transform() if along == "y" else axes.get_xaxis_transform()
-        axes.text(x, y, "target", transform=transform, color=BAD, ha=side, va="bottom", fontsize=8)
+        x, y, side = (1.02, bound, "left") if along == "y" else (bound, 1.0, "center")
+        height = "center" if along == "y" else "bottom"
+        axes.text(x, y, "target", transform=transform, color=BAD, ha=side, va=height, fontsize=8)
     label = "times the rival's" if plot.shows == "ratio" else units(lines)
     (axes.set_ylabel if along == "y" else axes.set_xlabel)(label)
-    if plot.log_y:
-        (axes.set_yscale if along == "y" else axes.set_xscale)("log")
-    elif plot.shows == "value":
+    if plot.shows == "value" and not plot.log_y:
         (axes.set_ylim if along == "y" else axes.set_xlim)(0)
-    svg.plain_ticks(axes, along=along)
+    svg.plain_ticks(axes, along=along, log=plot.log_y)
 
 
 # --- distributions -------------------------------------------------------------------------------------------------
@@ -191,9 +190,7 @@ def _distributions(
     for name, row in curves.items():
         _curve(axes, row, styles[name].colour, "-")
     axes.set(ylim=(0, 101), ylabel="% of samples", xlabel=units(lines))
-    if plot.log_x:
-        axes.set_xscale("log")
-    svg.plain_ticks(axes, along="x")
+    svg.plain_ticks(axes, along="x", log=plot.log_x)
     keys = [svg.key(name, styles[name].colour, "", line="-") for name in curves]
     return [*keys, svg.key(beside, INK, "", line=DOTTED)] if second else keys
 
@@ -221,7 +218,7 @@ def changes(found: Sequence[Change], title: str) -> Picture | None:
         return None
     looks = {"worse": Style(BAD, "X"), "better": Style(GOOD, "o")}
     with svg.style():
-        figure, axes = svg.canvas(0.85 + 0.26 * len(shown), width=2.2 * svg.WIDTH)
+        figure, axes = svg.canvas(0.65 + 0.26 * len(shown), width=2.2 * svg.WIDTH)
         for place, change in enumerate(shown):
             low, high = 1 / (1 + change.floor), 1 + change.floor
             axes.barh(place, high - low, left=low, height=0.55, color=GRID, linewidth=0)
@@ -239,7 +236,7 @@ def changes(found: Sequence[Change], title: str) -> Picture | None:
 def _factors(axes: Axes) -> None:
     axes.set_xscale("log")
     low, high = axes.get_xlim()
-    low, high = min(low, 1 / 1.2), max(high, 1.2)
+    low, high = min(low / 1.03, 1 / 1.2), max(high * 1.03, 1.2)
     axes.set_xlim(low, high)
     ticks = [tick for tick in FACTORS if low <= tick <= high]
     if high / low > 6:

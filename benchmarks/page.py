@@ -68,7 +68,7 @@ class Changed(NamedTuple):
     before: str
     now: str
     by: str
-    floor: str
+    noise: str
     verdict: str
     mark: str
 
@@ -132,7 +132,7 @@ def _facts(kept: Kept) -> list[tuple[str, str]]:
         ("processor", f"{machine.processor}, {machine.cores} cores"),
         ("system", machine.system),
         ("load at start", load),
-        ("began", run.began),
+        ("began", run.began.replace("T", " ").replace("+00:00", " UTC")),
         ("took", f"{run.seconds:.0f} s, {run.depth}"),
     ]
     if run.threads is not None:
@@ -153,7 +153,7 @@ def _tiles(kept: Kept, comparisons: Sequence[tuple[str, Comparison]]) -> list[Ti
     tiles.append(Tile(f"{doubtful} of {len(kept.rows)}", "rows in doubt: the machine was busy, or the rival strayed"))
     for title, found in comparisons:
         worse, better = len(found.of("worse")), len(found.of("better"))
-        tiles.append(Tile(f"{worse} worse, {better} better", title[0].lower() + title[1:]))
+        tiles.append(Tile(f"{worse} worse, {better} better", f"{title[0].lower()}{title[1:]}, beyond noise"))
     return tiles
 
 
@@ -206,14 +206,13 @@ def _compared(title: str, found: Comparison) -> Compared:
         id=title.lower().replace(" ", "-"),
         title=title,
         machine=wording.headline(found.before.machine),
-        began=found.before.run.began,
+        began=found.before.run.began.replace("T", " ").replace("+00:00", " UTC"),
         sentences=wording.outcome(found),
         picture=changes(changed[:MOST], title),
         changes=[
             Changed(
                 f"{change.row.question}: {change.row.name}",
                 *wording.change(change),
-                wording.share(change.floor),
                 change.verdict,
                 MARKS[change.verdict],
             )

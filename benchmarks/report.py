@@ -84,7 +84,6 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
 
 
 def _changed(change: Change) -> list[Text | str]:
-    before, now, by = wording.change(change)
     name = f"{change.row.question}: {change.row.name}"
     verdict = Text(change.verdict.upper() if change.verdict == "worse" else change.verdict, STYLES[change.verdict])
-    return [Text(name), before, now, by, f"+-{wording.share(change.floor)}", verdict]
+    return [Text(name), *wording.change(change), verdict]

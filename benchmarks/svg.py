@@ -16,8 +16,9 @@ from typing import Final, Literal, NamedTuple
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 INK: Final = "#010101"
 FAINT: Final = "#020202"
@@ -38,7 +39,7 @@ VARIABLES: Final = {
 MARKS: Final = "osD^vPX*"
 """Series differ by their mark too, not by colour alone."""
 
-WIDTH: Final = 4.4
+WIDTH: Final = 4.7
 """Inches: about as wide as a phone, where the text is to keep its size."""
 
 Dashes = Literal["-", "none"] | tuple[float, Sequence[float]]
@@ -77,13 +78,18 @@ def style() -> Iterator[None]:
 
 def canvas(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
     """Inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.06))
     return figure, figure.subplots()
 
 
-def plain_ticks(axes: Axes, *, along: str) -> None:
-    """Whole thousands, and no powers of ten."""
-    (axes.yaxis if along == "y" else axes.xaxis).set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+def plain_ticks(axes: Axes, *, along: str, log: bool = False) -> None:
+    """Numbers as one writes them, and no powers of ten; at 1, 2, 5 of each decade on a log scale."""
+    axis = axes.yaxis if along == "y" else axes.xaxis
+    if log:
+        (axes.set_yscale if along == "y" else axes.set_xscale)("log")
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+        axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
 
 def hairline(axes: Axes, place: float, colour: str, dashes: Dashes = "-", *, along: str) -> None:
@@ -93,10 +99,12 @@ def hairline(axes: Axes, place: float, colour: str, dashes: Dashes = "-", *, alo
 
 
 def legend(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """Below the picture, in as many columns as fit."""
+    """Below the picture, in as many columns as fit; the figure grows by its lines."""
     if handles:
         longest = max(len(str(handle.get_label())) for handle in handles)
-        columns = max(1, min(len(handles), int(figure.get_figwidth() * 12 / (longest + 5))))
+        width, height = figure.get_size_inches()
+        columns = max(1, min(len(handles), int(width / (longest * 0.078 + 0.5))))
+        figure.set_size_inches(width, height + 0.19 * -(-len(handles) // columns))
         figure.legend(
             handles=list(handles),
             loc="outside lower left",
@@ -142,6 +150,7 @@ def _tidied(svg: str) -> str:
     used = set(re.findall(r"#([\w-]+)(?=[\")])", svg))
     svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg)
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
+    svg = re.sub(r"font-family: [^;\"]*(?:; )?", "", svg)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL).replace("xlink:href", "href")
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, variable)

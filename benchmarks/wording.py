@@ -70,8 +70,8 @@ def floors(found: dict[str, float]) -> str:
 # --- changes -------------------------------------------------------------------------------------------------------
 
 
-def change(found: Change) -> tuple[str, str, str]:
-    """What was compared, before and now; and by how much they differ."""
+def change(found: Change) -> tuple[str, str, str, str]:
+    """What was compared, before and now; by how much they differ, and how much of that noise can explain."""
     before, now = (
         (found.before.ratio, found.row.ratio) if found.of == "ratio" else (found.before.value, found.row.value)
     )
@@ -81,8 +81,13 @@ def change(found: Change) -> tuple[str, str, str]:
         for value in (before, now)
         if value is not None
     ]
-    by = "" if math.isnan(found.factor) else f"{found.share:+.0%}" if found.factor < 10 else f"x {found.factor:.0f}"
-    return shown[0], shown[-1], by
+    if math.isnan(found.factor):
+        return shown[0], shown[-1], "", ""
+    return shown[0], shown[-1], signed(found.share), signed(found.noise)
+
+
+def signed(share: float) -> str:
+    return f"{share:+.0%}" if share < 10 else ">+999%"
 
 
 def outcome(comparison: Comparison) -> list[str]:

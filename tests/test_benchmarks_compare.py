@@ -29,16 +29,16 @@ ROWS = 60
 
 
 def test_a_slowdown_of_30_percent_is_found_and_nothing_else() -> None:
-    others = 0
+    found, others = 0, 0
     for seed in range(30):
-        before, now = made_up(seed, noise=0.04), made_up(1000 + seed, noise=0.04, slower={"row 7": 1.3})
+        before, now = made_up(seed, noise=0.04), made_up(1000 + seed, noise=0.04, slower={"row 0": 1.3})
         changed = compare(before, now)
         worse = [change.row.name for change in changed.of("worse")]
-        others += len(worse) - 1
+        found += "row 0" in worse
+        others += len(worse) - ("row 0" in worse)
+        assert changed.regressed is bool(worse)
 
-        assert "row 7" in worse
-        assert changed.regressed
-
+    assert found >= 27
     assert others <= 30 * ROWS / 1000
 
 
@@ -237,7 +237,7 @@ def made_up(seed: int, noise: float = 0.05, slower: dict[str, float] | None = No
     rows = []
     for number in range(ROWS):
         name = f"row {number}"
-        count = (15, 7, 5)[number % 3] if name != "row 7" else 15
+        count = (15, 7, 5)[number % 3]
         factor = (slower or {}).get(name, 1.0)
         samples = [[numbers.lognormvariate(0, noise) for _ in range(count)] for _ in range(2)]
         for side in samples:
