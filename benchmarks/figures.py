@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -18,11 +18,21 @@ from matplotlib.ticker import NullLocator
 from benchmarks import svg
 from benchmarks.compare import Change
 from benchmarks.harness import Plot, Row
-from benchmarks.series import Series, heights, in_words, named, numbers, places, rivals, series, target, units
+from benchmarks.series import Place, Series, heights, in_words, named, numbers, places, rivals, series, target, units
 from benchmarks.svg import BAD, DASHED, DOTTED, FAINT, GOOD, GRID, INK, MARKS, SERIES, Picture, Style
 
 FACTORS: Final = (0.01, 0.1, 0.2, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 5, 10, 100)
 """Where ticks of changes may be."""
+
+
+class Shown(NamedTuple):
+    """What goes into one picture."""
+
+    plot: Plot
+    lines: Sequence[Series]
+    rivals: Mapping[str, Mapping[Place, float]]
+    second: Sequence[Series]  # of another run, as far as they have a line of this one beside them
+    beside: str  # that run's name
 
 
 def drawn(plot: Plot, of: str, rows: Sequence[Row], overlay: Sequence[Row] = (), beside: str = "") -> Picture | None:
@@ -32,16 +42,17 @@ def drawn(plot: Plot, of: str, rows: Sequence[Row], overlay: Sequence[Row] = (),
         return None
     known = {line.name for line in lines}
     second = [line for line in series(plot, overlay) if line.name in known]
+    shown = Shown(plot, lines, rivals(plot, rows), second, beside)
     with svg.style():
         if plot.shows == "samples":
             figure, axes = svg.canvas(2.5)
-            keys = _distributions(axes, plot, lines, second, beside)
+            keys = _distributions(axes, shown)
         elif numbers(lines) is not None:
             figure, axes = svg.canvas(2.5)
-            keys = _over_numbers(axes, plot, lines, second, beside)
+            keys = _over_numbers(axes, shown)
         else:
             figure, axes = svg.canvas(0.65 + len(places(lines)) * max(0.3, 0.2 * len(lines)))
-            keys = _over_words(axes, plot, lines, second, beside)
+            keys = _over_words(axes, shown)
         svg.legend(figure, keys)
         return svg.picture(figure, f"{of}: {plot.title}", plot.title, in_words(plot, lines))
 
@@ -60,10 +71,8 @@ def _styles(names: Sequence[str], beside: Mapping[str, object]) -> dict[str, Sty
 # --- over numbers --------------------------------------------------------------------------------------------------
 
 
-def _over_numbers(
-    axes: Axes, plot: Plot, lines: Sequence[Series], second: Sequence[Series], beside: str
-) -> list[Line2D]:
-    others = rivals(lines) if plot.shows == "value" else {}
+def _over_numbers(axes: Axes, shown: Shown) -> list[Line2D]:
+    plot, lines, others, second, beside = shown
     styles = _styles([line.name for line in lines], others)
     for name, values in others.items():
         at = sorted(place for place in values if not isinstance(place, str))
@@ -112,7 +121,8 @@ def _ticks(axes: Axes, plot: Plot, at: Sequence[float]) -> None:
 # --- over words ----------------------------------------------------------------------------------------------------
 
 
-def _over_words(axes: Axes, plot: Plot, lines: Sequence[Series], second: Sequence[Series], beside: str) -> list[Line2D]:
+def _over_words(axes: Axes, shown: Shown) -> list[Line2D]:
+    plot, lines, others, second, beside = shown
     words = places(lines)
     styles = _styles([line.name for line in lines], {})
     bars = plot.shows == "value" and not plot.log_y
@@ -130,7 +140,8 @@ def _over_words(axes: Axes, plot: Plot, lines: Sequence[Series], second: Sequenc
         if plot.shows == "value":
             known = [(place, row.rival_samples) for place, (_, row) in zip(at, found, strict=True) if row.rival_samples]
             values = [statistics.median(samples) for _, samples in known]
-            axes.scatter(values, [place for place, _ in known], marker="|", s=120, linewidths=2, color=FAINT, zorder=3)
+            ends = [[place + side * thick / 2 for place, _ in known] for side in (-1, 1)]
+            axes.vlines(values, *ends, color=INK, linewidth=2)
     for line in second:
         found = line.over(words)
         at = [index + offsets[line.name] for index, _ in found]
@@ -143,9 +154,8 @@ def _over_words(axes: Axes, plot: Plot, lines: Sequence[Series], second: Sequenc
         for line in lines
         if line.name
     ]
-    others = list(rivals(lines)) if plot.shows == "value" else []
     if others:
-        keys.append(svg.key(others[0] if len(others) == 1 else "the rival", FAINT, "|"))
+        keys.append(svg.key(next(iter(others)) if len(others) == 1 else "the rival", INK, "|"))
     return [*keys, svg.key(beside, INK, "D", hollow=True)] if second else keys
 
 
@@ -178,10 +188,9 @@ def _values(axes: Axes, plot: Plot, lines: Sequence[Series], *, along: str) -> N
 # --- distributions -------------------------------------------------------------------------------------------------
 
 
-def _distributions(
-    axes: Axes, plot: Plot, lines: Sequence[Series], second: Sequence[Series], beside: str
-) -> list[Line2D]:
+def _distributions(axes: Axes, shown: Shown) -> list[Line2D]:
     """How much of each row's samples is at most so large."""
+    plot, lines, _, second, beside = shown
     curves = _curves(lines)
     styles = _styles(list(curves), {})
     for name, row in _curves(second).items():

@@ -210,7 +210,7 @@ class Step:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plot:
-    """A picture of those rows of a question whose `at` has `x`, and has all of `where`.
+    """A picture of those rows of a question whose `at` has `x`, has `by`, and has all of `where`.
 
     It shows each row's value, with the quartiles as error bars, and beside it the rival's; or the ratio of the two; or
     how all of the row's samples are distributed.

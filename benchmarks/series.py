@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ def chosen(plot: Plot, rows: Iterable[Row]) -> list[Row]:
         row
         for row in rows
         if plot.x in row.at
+        and (plot.by is None or plot.by in row.at)
         and all(row.at.get(key) == value for key, value in plot.where.items())
         and (plot.shows != "ratio" or row.ratio is not None)
     ]
@@ -41,19 +43,19 @@ def series(plot: Plot, rows: Iterable[Row]) -> list[Series]:
     """The rows by what tells them apart. Of two rows at one place the first stays."""
     found: dict[str, Series] = {}
     for row in chosen(plot, rows):
-        name = "" if plot.by is None else named(row.at.get(plot.by, ""))
+        name = "" if plot.by is None else named(row.at[plot.by])
         found.setdefault(name, Series(name)).points.setdefault(row.at[plot.x], row)
     return list(found.values())
 
 
-def rivals(lines: Sequence[Series]) -> dict[str, dict[Place, float]]:
+def rivals(plot: Plot, rows: Iterable[Row]) -> dict[str, dict[Place, float]]:
     """Values of each rival by place, unless it has a line of its own. What several rows measured is the median."""
     found: dict[str, dict[Place, list[float]]] = {}
-    for line in lines:
-        for place, row in line.points.items():
-            if row.rival is not None and row.rival_samples:
-                found.setdefault(row.rival, {}).setdefault(place, []).extend(row.rival_samples)
-    own = {line.name for line in lines}
+    mine = chosen(plot, rows)
+    for row in mine:
+        if row.rival is not None and row.rival_samples and plot.shows == "value":
+            found.setdefault(row.rival, {}).setdefault(row.at[plot.x], []).extend(row.rival_samples)
+    own = {line.name for line in series(plot, mine)}
     return {
         rival: {place: statistics.median(samples) for place, samples in places.items()}
         for rival, places in found.items()
@@ -73,16 +75,17 @@ def numbers(lines: Sequence[Series]) -> list[float] | None:
 
 
 def heights(plot: Plot, rows: Iterable[Row]) -> tuple[list[float], list[list[float]]]:
-    """Of each row: what is drawn; and how far the quartiles lie below it, and above it."""
+    """Of each row: what is drawn; and how far the quartiles lie below it, and above it. nan: of one sample, none."""
     middles: list[float] = []
     below: list[float] = []
     above: list[float] = []
     for row in rows:
         samples = row.ratios if plot.shows == "ratio" else row.samples
         middle, (low, high) = statistics.median(samples), quartiles(samples)
+        alone = len(samples) < 2
         middles.append(middle)
-        below.append(max(middle - low, 0.0))
-        above.append(max(high - middle, 0.0))
+        below.append(math.nan if alone else max(middle - low, 0.0))
+        above.append(math.nan if alone else max(high - middle, 0.0))
     return middles, [below, above]
 
 

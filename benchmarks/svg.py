@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 INK: Final = "#010101"
 FAINT: Final = "#020202"
@@ -78,7 +78,7 @@ def style() -> Iterator[None]:
 
 def canvas(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
     """Inches."""
-    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.06))
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.07, w_pad=0.06))
     return figure, figure.subplots()
 
 
@@ -89,6 +89,8 @@ def plain_ticks(axes: Axes, *, along: str, log: bool = False) -> None:
         (axes.set_yscale if along == "y" else axes.set_xscale)("log")
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
         axis.set_minor_locator(NullLocator())
+    elif along == "x":
+        axis.set_major_locator(MaxNLocator(4))  # numbers beside each other take more room than above each other
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
 

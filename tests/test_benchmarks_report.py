@@ -1,5 +1,6 @@
 """The report: one file with everything in it, for every eye and every page; and the rows that its pictures show."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,11 +11,11 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="make bench installs it")
 
-from benchmarks import wording
+from benchmarks import free, lease, noise, wording
 from benchmarks.__main__ import QUESTIONS
 from benchmarks.compare import compare
 from benchmarks.figures import changes, drawn
-from benchmarks.harness import Plot, Question, Row, Target
+from benchmarks.harness import DEFAULT, Plot, Question, Row, Target
 from benchmarks.kept import Kept, Run
 from benchmarks.machine import Machine
 from benchmarks.page import page
@@ -186,15 +187,38 @@ def test_a_plot_shows_the_rows_that_have_its_place_and_all_of_where() -> None:
 
 
 def test_rivals_of_one_name_are_one_line_and_those_with_a_line_of_their_own_none() -> None:
-    lines = series(BY_THREADS, [*ROWS, row(1, "mutex", 7.0, rival="turn")])
+    same_place = row(1, "turn", 8.0, rival="a queue")
+    rows = [*ROWS, same_place, row(1, "mutex", 7.0, rival="turn")]
 
-    assert rivals(lines) == {"a mutex": {1: 5.0, 8: 40.0, 64: 320.0}}
+    assert rivals(BY_THREADS, rows) == {"a mutex": {1: 5.0, 8: 40.0, 64: 320.0}, "a queue": {1: 4.0}}
+    assert rivals(replace(BY_THREADS, shows="ratio"), rows) == {}
 
 
 def test_error_bars_reach_from_one_quartile_to_the_other() -> None:
     middles, (below, above) = heights(BY_THREADS, [replace(ROWS[0], samples=(8.0, 9.0, 10.0, 12.0, 99.0))])
 
     assert (middles, below, above) == ([10.0], [1.0], [2.0])
+
+
+def test_one_sample_has_no_error_bar() -> None:
+    middles, errors = heights(BY_THREADS, [replace(ROWS[0], samples=(8.0,))])
+
+    assert middles == [8.0]
+    assert all(math.isnan(each) for (each,) in errors)
+
+
+def test_a_row_that_does_not_say_which_line_it_is_on_is_on_none() -> None:
+    assert series(BY_THREADS, [replace(ROWS[0], at={"threads": 1})]) == []
+
+
+@pytest.mark.parametrize(
+    "question", [free.QUESTION, lease.QUESTION, noise.QUESTION], ids=lambda question: question.name
+)
+def test_rows_of_a_question_stand_in_its_pictures(question: Question) -> None:
+    tiny = replace(DEFAULT, pairs=2, sample=0.001, contended=0.001, turns=1, threads=(1, 2))
+    rows = [row for step in question.steps(tiny) for row in step.run()]
+
+    assert all(drawn(plot, question.name, rows) is not None for plot in question.plots)
 
 
 def test_a_target_is_drawn_where_all_rows_have_the_same_one() -> None:
