@@ -140,8 +140,8 @@ def _over_words(axes: Axes, shown: Shown) -> list[Line2D]:
         if plot.shows == "value":
             known = [(place, row.rival_samples) for place, (_, row) in zip(at, found, strict=True) if row.rival_samples]
             values = [statistics.median(samples) for _, samples in known]
-            ends = [[place + side * thick / 2 for place, _ in known] for side in (-1, 1)]
-            axes.vlines(values, *ends, color=INK, linewidth=2)
+            low, high = ([place + side * thick / 2 for place, _ in known] for side in (-1, 1))
+            axes.vlines(values, low, high, color=INK, linewidth=2)
     for line in second:
         found = line.over(words)
         at = [index + offsets[line.name] for index, _ in found]

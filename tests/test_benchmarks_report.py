@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="make bench installs it")
 
-from benchmarks import free, lease, noise, wording
+from benchmarks import free, noise, wording
 from benchmarks.__main__ import QUESTIONS
 from benchmarks.compare import compare
 from benchmarks.figures import changes, drawn
@@ -211,9 +211,7 @@ def test_a_row_that_does_not_say_which_line_it_is_on_is_on_none() -> None:
     assert series(BY_THREADS, [replace(ROWS[0], at={"threads": 1})]) == []
 
 
-@pytest.mark.parametrize(
-    "question", [free.QUESTION, lease.QUESTION, noise.QUESTION], ids=lambda question: question.name
-)
+@pytest.mark.parametrize("question", [free.QUESTION, noise.QUESTION], ids=lambda question: question.name)
 def test_rows_of_a_question_stand_in_its_pictures(question: Question) -> None:
     tiny = replace(DEFAULT, pairs=2, sample=0.001, contended=0.001, turns=1, threads=(1, 2))
     rows = [row for step in question.steps(tiny) for row in step.run()]
