@@ -24,6 +24,9 @@ from benchmarks.svg import BAD, DASHED, DOTTED, FAINT, GOOD, GRID, INK, MARKS, S
 FACTORS: Final = (0.01, 0.1, 0.2, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 5, 10, 100)
 """Where ticks of changes may be."""
 
+POINTS: Final = 200
+"""Of a distribution: more would make the file large, and not the picture better."""
+
 
 class Shown(NamedTuple):
     """What goes into one picture."""
@@ -213,8 +216,16 @@ def _curves(lines: Sequence[Series]) -> dict[str, Row]:
 
 def _curve(axes: Axes, row: Row, colour: str, dashes: svg.Dashes) -> None:
     ordered = sorted(row.samples)
-    shares = [100 * number / len(ordered) for number in range(1, len(ordered) + 1)]
-    axes.step(ordered, shares, where="post", color=colour, linestyle=dashes, linewidth=1.5)
+    step = -(-len(ordered) // POINTS)  # counted from the largest one: it is where a tail ends
+    ranks = range(len(ordered), 0, -step)
+    axes.step(
+        [ordered[rank - 1] for rank in ranks][::-1],
+        [100 * rank / len(ordered) for rank in ranks][::-1],
+        where="post",
+        color=colour,
+        linestyle=dashes,
+        linewidth=1.5,
+    )
 
 
 # --- changes -------------------------------------------------------------------------------------------------------

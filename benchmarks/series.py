@@ -43,9 +43,14 @@ def series(plot: Plot, rows: Iterable[Row]) -> list[Series]:
     """The rows by what tells them apart. Of two rows at one place the first stays."""
     found: dict[str, Series] = {}
     for row in chosen(plot, rows):
-        name = "" if plot.by is None else named(row.at[plot.by])
+        name = "" if plot.by is None else _told_apart(plot.by, row.at[plot.by])
         found.setdefault(name, Series(name)).points.setdefault(row.at[plot.x], row)
     return list(found.values())
+
+
+def _told_apart(by: str, place: Place) -> str:
+    """A number alone would not say of what."""
+    return place if isinstance(place, str) else f"{by}: {named(place)}"
 
 
 def rivals(plot: Plot, rows: Iterable[Row]) -> dict[str, dict[Place, float]]:

@@ -83,11 +83,12 @@ def canvas(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
 
 
 def plain_ticks(axes: Axes, *, along: str, log: bool = False) -> None:
-    """Numbers as one writes them, and no powers of ten; at 1, 2, 5 of each decade on a log scale."""
+    """Numbers as one writes them, and no powers of ten; on a log scale 1, 2, 5 of each decade if these are few."""
     axis = axes.yaxis if along == "y" else axes.xaxis
     if log:
         (axes.set_yscale if along == "y" else axes.set_xscale)("log")
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+        low, high = axis.get_view_interval()
+        axis.set_major_locator(LogLocator(subs=(1.0,) if high > 150 * low else (1.0, 2.0, 5.0), numticks=8))
         axis.set_minor_locator(NullLocator())
     elif along == "x":
         axis.set_major_locator(MaxNLocator(4))  # numbers beside each other take more room than above each other

@@ -172,6 +172,14 @@ def test_a_picture_is_xml_that_says_what_it_shows(plot: Plot, rows: Sequence[Row
     assert "DejaVu" not in picture.svg
 
 
+def test_a_distribution_of_many_samples_stays_small() -> None:
+    many = replace(WORDS[0], samples=tuple(float(number) for number in range(1, 50_001)))
+    picture = drawn(replace(BY_WORD, shows="samples", log_x=True), "locks", [many])
+
+    assert picture is not None
+    assert len(picture.svg) < 30_000
+
+
 def test_a_single_figure_makes_no_picture() -> None:
     assert drawn(BY_THREADS, "locks", ROWS[:1]) is None
     assert drawn(BY_THREADS, "locks", []) is None
@@ -205,6 +213,12 @@ def test_one_sample_has_no_error_bar() -> None:
 
     assert middles == [8.0]
     assert all(math.isnan(each) for (each,) in errors)
+
+
+def test_a_line_that_is_told_by_a_number_says_of_what() -> None:
+    plot = Plot(title="by lock", x="lock", by="threads")
+
+    assert [line.name for line in series(plot, ROWS)] == ["threads: 1", "threads: 8", "threads: 64"]
 
 
 def test_a_row_that_does_not_say_which_line_it_is_on_is_on_none() -> None:
