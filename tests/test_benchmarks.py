@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -31,6 +32,8 @@ from benchmarks import (
     servers,
     serving,
     waiting,
+    watch,
+    wording,
 )
 from benchmarks.__main__ import QUESTIONS
 from benchmarks.harness import (
@@ -54,8 +57,9 @@ from flowctl.demo.server import WORK
 TINY = replace(DEFAULT, name="tiny", pairs=1, sample=0.001, windows=1, window=0.1, cycles=1, ids=200, sizes=(10,))
 
 
-def test_the_examples_work() -> None:
-    results = doctest.testmod(harness)
+@pytest.mark.parametrize("module", [harness, watch, wording], ids=lambda module: module.__name__)
+def test_the_examples_work(module: ModuleType) -> None:
+    results = doctest.testmod(module)
 
     assert results.attempted > 0
     assert results.failed == 0
@@ -396,6 +400,10 @@ def test_what_a_server_of_ours_takes_of_the_cores_is_not_taken_by_others() -> No
     subprocess.run([sys.executable, "-c", "sum(range(3_000_000))"], check=True)
 
     assert machine._own_seconds() - before > time.process_time() - mine
+
+
+def test_what_others_took_of_a_moment_is_not_known() -> None:
+    assert machine.Neighbours().share() is None
 
 
 def test_as_many_flows_expire_as_are_meant_to() -> None:
