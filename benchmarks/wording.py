@@ -63,7 +63,7 @@ def floors(found: dict[str, float]) -> str:
     """The noise floor, in a sentence; nothing where it was not measured."""
     if not found:
         return ""
-    parts = [f"{floor:.1%} on {kind}" for kind, floor in found.items()]
+    parts = [f"{share(floor)} on {kind}" for kind, floor in found.items()]
     return f"The same code against itself may stray by {' and '.join(parts)}: a smaller difference is noise."
 
 
