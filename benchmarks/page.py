@@ -148,7 +148,7 @@ def _tiles(kept: Kept, comparisons: Sequence[tuple[str, Comparison]]) -> list[Ti
     if targets:
         tiles.append(Tile(f"{sum(targets)} of {len(targets)}", "targets reached"))
     for kind, floor in noise_floors(kept.rows).items():
-        tiles.append(Tile(f"±{wording.share(floor)}", f"noise floor on {kind}: the same code against itself"))
+        tiles.append(Tile(f"±{wording.fine(floor)}", f"noise floor on {kind}: the same code against itself"))
     doubtful = sum(bool(row.doubts) for row in kept.rows)
     tiles.append(Tile(f"{doubtful} of {len(kept.rows)}", "rows in doubt: the machine was busy, or the rival strayed"))
     for title, found in comparisons:

@@ -28,6 +28,15 @@ def share(value: float) -> str:
     return f"{value:.0%}" if value < 10 else ">999%"
 
 
+def fine(value: float) -> str:
+    """A share that may be a small one.
+
+    >>> fine(0.0231), fine(0.231)
+    ('2.3%', '23%')
+    """
+    return f"{value:.1%}" if value < 0.1 else share(value)
+
+
 def bound(target: Target) -> str:
     """As in "<= 2x"."""
     sign = "<=" if target.side == "at most" else ">="
@@ -63,7 +72,7 @@ def floors(found: dict[str, float]) -> str:
     """The noise floor, in a sentence; nothing where it was not measured."""
     if not found:
         return ""
-    parts = [f"{share(floor)} on {kind}" for kind, floor in found.items()]
+    parts = [f"{fine(floor)} on {kind}" for kind, floor in found.items()]
     return f"The same code against itself may stray by {' and '.join(parts)}: a smaller difference is noise."
 
 
