@@ -13,10 +13,12 @@ from rich.console import Console
 from rich.text import Text
 
 from benchmarks import (
+    arrivals,
     cancel,
     collection,
     crowd,
     dispatch,
+    fairness,
     free,
     gates,
     hello,
@@ -43,10 +45,12 @@ QUESTIONS: Final = (
     free.QUESTION,
     gates.QUESTION,
     saturated.QUESTION,
+    fairness.QUESTION,
     dispatch.QUESTION,
     cancel.QUESTION,
     resize.QUESTION,
     matrix.QUESTION,
+    arrivals.QUESTION,
     identities.QUESTION,
     queues.QUESTION,
     lease.QUESTION,

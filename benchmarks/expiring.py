@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, final
 
 from benchmarks.crew import Window, on_threads
 from benchmarks.harness import Row, in_turns, percentile
-from flowctl import Expired, FlowController, Gate
+from flowctl import Expired, ExpiredOnArrival, FlowController, Gate
 from flowctl.gate import Load
 
 TTL: Final = 0.05
@@ -50,20 +50,20 @@ def expiring(threads: int, seconds: float, wait: Callable[[int], None]) -> Expir
 
 
 def expired_by_flowctl(threads: int, seconds: float) -> Expiries:
-    """At a closed gate. Asserts that every request was evicted for its ttl, and that nothing is left of it."""
+    """At a closed gate. Asserts that every request was refused for its ttl, and that nothing is left of it."""
     with FlowController(gate=Closed()) as controller:
 
         def wait(number: int) -> None:
             try:
                 controller.admit(f"flow-{number % 10}", size=100, ttl=TTL)
-            except Expired:
+            except (Expired, ExpiredOnArrival):  # where so many want the lock, even arriving may take longer than that
                 return
             raise AssertionError("a closed gate let somebody through")
 
         found = expiring(threads, seconds, wait)
         stats = controller.stats()
         assert (stats.in_flight, stats.queued, stats.queued_bytes) == (0, 0, 0), f"something is left: {stats}"
-        assert (stats.evicted, stats.dispatched, stats.rejected) == (len(found.late), 0, 0), f"wrong: {stats}"
+        assert (stats.evicted + stats.rejected, stats.dispatched) == (len(found.late), 0), f"wrong: {stats}"
         controller._check()
     return found
 

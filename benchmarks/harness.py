@@ -22,7 +22,7 @@ BUSY: Final = 0.25
 WIDE: Final = 0.35
 """The quartiles of the rival against itself lie further apart than this: the row is marked "wide"."""
 
-Doubt = Literal["busy", "wide"]
+Doubt = Literal["busy", "wide", "late"]
 Side = Literal["less", "more"]
 
 LESS: Final = frozenset({"ns", "us", "ms", "s", "bytes", "KB", "MB", "lost"})
@@ -131,6 +131,8 @@ class Row:
     target: Target | None = None
     # of all cores, what other processes took meanwhile; None: unknown
     others: float | None = None
+    # the load came later than it was meant to: the machine, or the interpreter, could not keep up
+    late: bool = False
     question: str = ""
     # where it stands in its question's plots: {"threads": 8, "lock": "turn"}
     at: Mapping[str, str | float] = field(default_factory=dict)
@@ -194,6 +196,8 @@ class Row:
             doubts.append("busy")
         if self.noise is not None and self.noise > WIDE:
             doubts.append("wide")
+        if self.late:
+            doubts.append("late")
         return tuple(doubts)
 
 

@@ -195,7 +195,10 @@ def open_loop(
             arrival = line.take()
         return mine
 
-    done = on_threads(threads, job, lambda: start.give(LEAD))
+    def meanwhile() -> None:
+        start.give(LEAD)
+
+    done = on_threads(threads, job, meanwhile)
     return [asked for mine in done.results for asked in mine]
 
 
@@ -207,8 +210,12 @@ def closed_loop(
     *,
     seconds: float,
     work: Callable[[int], Iterator[float]],
+    beside: Callable[[float], object] | None = None,
 ) -> list[Asked]:
-    """Have so many threads of each tenant ask again and again for so long. `work(number)` is that of one thread."""
+    """Have so many threads of each tenant ask again and again for so long. `work(number)` is that of one thread.
+
+    `beside(begin)` runs meanwhile; the loop goes on until it has ended, too.
+    """
     owners = [tenant for tenant, count in enumerate(threads) for _ in range(count)]
     start, window = _Start(), Window()
 
@@ -221,8 +228,14 @@ def closed_loop(
         return mine
 
     def meanwhile() -> None:
-        start.give()
-        window.last(seconds)
+        begin = start.give()
+        try:
+            if beside is not None:
+                beside(begin)
+        except BaseException:
+            window.over = True
+            raise
+        window.last(max(begin + seconds - time.perf_counter(), 0.0))
 
     return [asked for mine in on_threads(len(owners), job, meanwhile).results for asked in mine]
 
@@ -235,9 +248,10 @@ class _Start:
         self._is_given = threading.Event()
         self._begin = 0.0  # written before the event is set
 
-    def give(self, lead: float = 0.0) -> None:
+    def give(self, lead: float = 0.0) -> float:
         self._begin = time.perf_counter() + lead
         self._is_given.set()
+        return self._begin
 
     def wait(self) -> float:
         self._is_given.wait()
@@ -300,6 +314,11 @@ def waits(asked: Sequence[Asked], tenant: int) -> list[float]:
 def lateness(asked: Sequence[Asked]) -> float:
     """Seconds: the p99 of how long after its moment a request was asked for."""
     return percentile([each.began - each.intended for each in asked], 0.99) if asked else 0.0
+
+
+def rate(asked: Sequence[Asked]) -> float:
+    """Served a second, from the begin until the last one's end."""
+    return sum(not each.refused for each in asked) / max(each.ended for each in asked)
 
 
 def served(asked: Sequence[Asked], tenant: int, begin: float, end: float) -> int:

@@ -12,6 +12,7 @@ from benchmarks.machine import Machine
 DOUBTS: dict[Doubt, str] = {
     "busy": f"busy: other processes took more than {BUSY:.0%} of the cores meanwhile",
     "wide": f"wide: the rival against itself strayed by more than {WIDE:.0%}",
+    "late": "late: requests of an open loop came later than they were meant to",
 }
 
 
