@@ -30,6 +30,7 @@ from benchmarks import (
     queues,
     resize,
     saturated,
+    scenario,
     servers,
 )
 from benchmarks.compare import Comparison, compare
@@ -126,10 +127,11 @@ def since(options: Options, kept: Kept, comparison: Comparison | None) -> list[t
 
 
 def shown(options: Options, kept: Kept, questions: Sequence[Question]) -> list[Question]:
-    """Those that were chosen, and those of a kept run that nobody asks any more."""
-    names = {question.name for question in questions}
+    """Those that were chosen, and those of a kept run that nobody asks any more, or that were somebody's own."""
+    names = {question.name for question in (*questions, *options.questions)}
     old = dict.fromkeys(row.question for row in kept.rows if row.question not in names)
-    return [*options.questions, *(Question(name, "no longer asked", lambda _: ()) for name in old)]
+    own = {scenario.KEPT.name: scenario.KEPT}
+    return [*options.questions, *(own.get(name, Question(name, "no longer asked", lambda _: ())) for name in old)]
 
 
 def report(

@@ -30,6 +30,7 @@ LATE: Final = 0.005
 """Seconds: the p99 of the lateness above which an open loop was not what it was meant to be."""
 
 LEAD: Final = 0.05
+LEAD_PER_THREAD: Final = 0.0002
 """Seconds for the threads to stand ready before the first arrival may come."""
 
 Holds = Literal["constant", "exponential"]
@@ -196,7 +197,7 @@ def open_loop(
         return mine
 
     def meanwhile() -> None:
-        start.give(LEAD)
+        start.give(LEAD + threads * LEAD_PER_THREAD)
 
     done = on_threads(threads, job, meanwhile)
     return [asked for mine in done.results for asked in mine]
@@ -334,3 +335,19 @@ def jain(services: Sequence[float]) -> float:
     """
     squares = sum(service**2 for service in services)
     return sum(services) ** 2 / (len(services) * squares) if squares else 1.0
+
+
+def fair(total: float, demands: Sequence[float], weights: Sequence[float]) -> list[float]:
+    """What each should get of a total: by weight, and nobody more than he asks for (weighted max-min fairness).
+
+    >>> fair(12.0, [100.0, 2.0, 100.0], [1.0, 1.0, 4.0])
+    [2.0, 2.0, 8.0]
+    """
+    got = [0.0] * len(demands)
+    left, hungry = total, sorted(range(len(demands)), key=lambda place: demands[place] / weights[place])
+    weight = sum(weights)
+    for place in hungry:  # who asks for least, by weight, first: what he leaves is for the others
+        got[place] = min(demands[place], left * weights[place] / weight)
+        left -= got[place]
+        weight -= weights[place]
+    return got

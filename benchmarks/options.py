@@ -16,6 +16,7 @@ from typing import Final, NoReturn, final
 
 from benchmarks.harness import DEFAULT, FULL, QUICK, Depth, Question
 from benchmarks.kept import Kept, UnreadableError, read
+from benchmarks.scenario import question
 
 LATEST: Final = Path(__file__).parent / "results" / "latest.json"
 MOST_THREADS: Final = 2_000
@@ -25,6 +26,7 @@ examples, by way of make:
   make bench                                              about 5 minutes
   make bench ARGS=--quick                                 under 1 minute, and rough
   make bench ARGS="--only free,lease --threads 1,8,64"    some questions, on these numbers of threads
+  make bench ARGS="--scenario mine.toml"                  a mix of your own: who asks for what, how often
   make bench ARGS="--json before.json"                    a run to keep ...
   make bench ARGS="--compare before.json"                 ... and what changed since: exit status 1 if a row got worse
   make bench PYTHON=python3.13t ARGS="--json free.json"   another interpreter ...
@@ -67,13 +69,15 @@ def parsed(arguments: Sequence[str], questions: Sequence[Question]) -> Options:
     found = parser.parse_args(arguments)
     if found.source is not None:
         measuring = {"--quick or --full": found.depth, "--threads": found.threads, "--seed": found.seed}
-        measuring["--json"] = found.json
+        measuring |= {"--scenario": found.scenario, "--json": found.json}
         for name, value in measuring.items():
             if value is not None:
                 parser.error(f"argument {name}: not with --from, which measures nothing")
     depth: Depth = found.depth or DEFAULT
     depth = replace(depth, threads=found.threads, seed=depth.seed if found.seed is None else found.seed)
-    wanted: tuple[Question, ...] = found.only or tuple(questions)
+    wanted: tuple[Question, ...] = found.only or (tuple(questions) if found.scenario is None else ())
+    if found.scenario is not None:
+        wanted = (found.scenario, *wanted)
     left_out = tuple(question for question in wanted if not question.steps(depth))
     if found.only and len(left_out) == len(wanted) and found.source is None:
         names = ",".join(question.name for question in wanted)
@@ -152,6 +156,12 @@ def _parser(questions: Sequence[Question]) -> Parser:
         help="numbers of threads, by commas, for the questions that ask by number of threads",
     )
     what.add_argument("--seed", type=_seed, metavar="NUMBER", help="of what is made up at random (default: 7)")
+    what.add_argument(
+        "--scenario",
+        type=_scenario,
+        metavar="FILE",
+        help="a mix of your own, in TOML (benchmarks/scenarios has examples), and else only what --only names",
+    )
     what.add_argument("--list", action="store_true", help="list the questions and what they measure, and end")
     where = parser.add_argument_group("where it goes")
     where.add_argument(
@@ -178,6 +188,13 @@ def _chosen(questions: Sequence[Question], names: str) -> tuple[Question, ...]:
     if unknown or not wanted:
         raise argparse.ArgumentTypeError(f"{', '.join(unknown) or repr(names)}: choose from {', '.join(by_name)}")
     return tuple(question for question in questions if question.name in wanted)
+
+
+def _scenario(path: str) -> Question:
+    try:
+        return question(Path(path))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{path}: {error}") from error
 
 
 def _threads(text: str) -> tuple[int, ...]:

@@ -1,5 +1,5 @@
-"""When do seats come back after a storm of cancels? Beside tenants at work, thousands are queued at a lower priority, and
-give up at once. A part of the question `fairness`.
+"""When do seats come back after a storm of cancels? Beside tenants at work, thousands are queued at a lower priority,
+and give up at once. A part of the question `fairness`.
 """
 
 from __future__ import annotations
