@@ -91,7 +91,7 @@ def least_to_most(shares: Sequence[float]) -> float:
     >>> least_to_most([1.0, 1.25, 0.5])
     0.4
     """
-    return min(shares) / max(shares)
+    return min(shares) / (max(shares) or 1.0)
 
 
 def _row(

@@ -178,9 +178,7 @@ def _bands(tenants: Sequence[Tenant], name: str, value: object) -> Sequence[Band
             "fairness", partial(_one_of, choices=FAIRNESS), "weighted-fair" if weights else "round-robin"
         )
         if weights and kind != "weighted-fair":
-            raise ValueError(
-                f"{fields.name('fairness')} must be weighted-fair where tenants have weights, not {kind!r}"
-            )
+            raise ValueError(f"{fields.name('fairness')} must be weighted-fair where weights differ, not {kind!r}")
         usual = BandConfig()
         found.append(
             BandConfig(

@@ -109,6 +109,7 @@ def measure(rounds: int, seconds: float) -> list[Row]:
             samples=tuple(each.after for each in found),
             rival="just before",
             rival_samples=tuple(each.before for each in found),
+            divisible=all(each.before for each in found),
         ),
         Row(name=f"{what}: until all seats are used again", unit="ms", samples=tuple(each.back for each in found)),
     ]
