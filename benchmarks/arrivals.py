@@ -119,7 +119,7 @@ def rows(load: float, found: Sequence[Sequence[Sequence[Asked]]]) -> list[Row]:
                         rival=SYSTEMS[1] if is_ours else None,
                         rival_samples=_percentiles(found[1], place, share) if is_ours else (),
                         late=is_late,
-                        at={"load": load * 100, "tenant": tenant.name, "system": system, "of": what},
+                        at={"load": round(load * 100), "tenant": tenant.name, "system": system, "of": what},
                     )
                 )
     name = f"{load:.0%}: p99 of how late requests were asked for"
@@ -253,4 +253,15 @@ PLOTS: Final = (
     Plot(title="Jain's index over time, four hungry tenants", x="second", by="system", where={"of": "Jain's index"}),
 )
 
-QUESTION: Final = Question("arrivals", "latency by tenant, where requests come when they come", steps, PLOTS)
+
+def concludes(rows: Sequence[Row]) -> list[str]:
+    """Who waits in an overload, and who does not."""
+    return [
+        f"At {row.at['load']:g} % of the capacity, 99 % of {row.at['tenant']} are answered within {row.value:,.0f} ms; "
+        f"beside a {row.rival}, within {row.rival_value:,.0f} ms."
+        for row in rows
+        if row.at.get("load", 0) == 110 and row.at["of"] == "p99" and row.rival_value is not None
+    ]
+
+
+QUESTION: Final = Question("arrivals", "latency by tenant, where requests come when they come", steps, PLOTS, concludes)

@@ -11,7 +11,9 @@ Two more: workers go on while 50,000 other flows are made and collected, and eve
 
 from __future__ import annotations
 
+import math
 import random
+import statistics
 import time
 from collections.abc import Sequence
 from functools import lru_cache, partial
@@ -228,23 +230,24 @@ def _cells(topology: Topology, cells: Sequence[Cell], seconds: float) -> Sequenc
 
 
 def steps(depth: Depth) -> list[Step]:
-    seconds = depth.pick(0.3, 0.8, 1.8)
+    seconds = depth.pick(0.3, 0.65, 1.7)
     cells = depth.pick(FEW, SOME, ALL)
     found = []
     for topology, group in groupby(cells, key=lambda cell: cell.topology):
         mine = list(group)
         name = mine[0].name.rpartition(" ")[0]
-        setup = 0.1 + topology.flows * 25e-6
-        expected = setup + sum(seconds + 0.05 + cell.workers * 0.0004 for cell in mine)
+        setup = 0.1 + topology.flows * 35e-6
+        expected = setup + sum(seconds + 0.05 + cell.workers * 0.0008 for cell in mine)
         found.append(Step(name, expected, partial(_cells, topology, mine, seconds)))
     keys = depth.pick(KEYS // 10, KEYS, KEYS)
-    found.append(Step("topology churn", 0.2 + keys * 70e-6, partial(churn.measure, keys)))
+    found.append(Step("topology churn", 0.2 + keys * 110e-6, partial(churn.measure, keys)))
     threads, rounds, window = depth.pick(100, 1_000, 1_000), depth.pick(1, 1, 5), depth.pick(0.3, 0.8, 1.5)
-    expected = rounds * 2 * (window + threads * 0.0004)
+    expected = rounds * 2 * (window + threads * 0.0008)
     found.append(Step("mass cancellation", expected, partial(expiring.measure, threads, rounds, window)))
     return found
 
 
+AXES: Final = (*Topology._fields, "workers")
 SMALL: Final[dict[str, str | float]] = {"shards": 1, "priorities": 1, "flows": 10}
 LARGE: Final[dict[str, str | float]] = {"priorities": 8, "flows": 50_000}
 PLOTS: Final = tuple(
@@ -258,6 +261,31 @@ PLOTS: Final = tuple(
     )
 )
 
+
+def concludes(rows: Sequence[Row]) -> list[str]:
+    """What more of one thing costs: the median over pairs of cells that differ in nothing else."""
+    rates = {tuple(row.at[axis] for axis in AXES): row.value for row in rows if row.at.get("of") == "dispatches"}
+    said = []
+    for place, axis in enumerate(AXES):
+        values = sorted(
+            {cell[place] for cell in rates}, key=lambda value: float(value) or math.inf
+        )  # a limit of 0 is none
+        if len(values) < 2:
+            continue
+        least, most = values[0], values[-1]
+        of_least = [(cell, rate) for cell, rate in rates.items() if cell[place] == least]
+        others = [(rate, (*cell[:place], most, *cell[place + 1 :])) for cell, rate in of_least]
+        changes = [rates[other] / rate for rate, other in others if other in rates]
+        if changes:
+            change = statistics.median(changes)
+            said.append(f"{axis}: {change:.2f}x the dispatches with {_said(most)} as with {_said(least)}.")
+    return said
+
+
+def _said(value: str | float) -> str:
+    return f"{float(value):,.0f}" if value else "none"
+
+
 QUESTION: Final = Question(
-    "matrix", "dispatches a second by limit, shards, priorities, flows and workers", steps, PLOTS
+    "matrix", "dispatches a second by limit, shards, priorities, flows and workers", steps, PLOTS, concludes
 )

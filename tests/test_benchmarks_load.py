@@ -2,14 +2,13 @@
 
 import doctest
 import threading
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice, repeat
 
 import pytest
 
-from benchmarks import arrivals, load
-from benchmarks.harness import QUICK, Row
+from benchmarks import load
+from benchmarks.harness import Row
 from benchmarks.load import Arrival, Asked, BackEnd, Leave, Tenant
 from flowctl import ConcurrencyLimit, FlowController
 
@@ -130,47 +129,3 @@ def test_service_is_counted_where_it_was_granted() -> None:
 
 def test_a_row_whose_load_came_late_is_doubtful() -> None:
     assert Row(name="a row", unit="ms", samples=(1.0,), late=True).doubts == ("late",)
-
-
-# --- the question `arrivals` ---------------------------------------------------------------------------------------
-
-
-def test_the_same_arrivals_come_to_all_that_are_compared() -> None:
-    found: list[Sequence[Asked]] = [
-        arrivals.opened(system, arrivals.MIX, 0.5, 0.1, "the seed") for system in arrivals.SYSTEMS
-    ]
-    intended = [sorted((each.intended, each.tenant) for each in asked) for asked in found]
-
-    assert intended[0] == intended[1] == intended[2]
-    rows = arrivals.rows(0.5, [[asked] for asked in found])
-    assert len({row.name for row in rows}) == len(rows)
-    assert sum(row.rival is not None for row in rows) == 6
-    assert all(row.value >= arrivals.WORK * 1e3 for row in rows if "tenant" in row.at)
-
-
-def test_a_closed_loop_of_the_same_mix_stands_beside() -> None:
-    rows = arrivals.closed_rows([[arrivals.closed(system, 10, 0.05)] for system in arrivals.SYSTEMS[:2]])
-
-    assert len(rows) == 1 + len(arrivals.MIX)
-    assert all(row.value > 0 for row in rows)
-
-
-def test_evenness_is_told_on_the_whole_and_over_time() -> None:
-    even = [asked(tenant, 0.0, moment) for tenant in range(4) for moment in (0.1, 0.6)]
-    greedy = [asked(0, 0.0, moment) for moment in (0.1, 0.6)]
-
-    rows = arrivals.hungry_rows([[even], [greedy]], 1.0, 2)
-
-    assert [row.value for row in rows] == [1.0, 1.0, 1.0, 0.25, 0.25]
-    assert [row.at["second"] for row in rows[1:]] == [0.0, 0.5, 0.0, 0.5]
-
-
-def test_enough_threads_wait_for_an_overload_and_never_too_many() -> None:
-    few, many = [Arrival(0.0, 0, 0.0)] * 100, [Arrival(0.0, 0, 0.0)] * 10_000
-
-    assert 100 < arrivals.threads_for(few, 1.0) < 200
-    assert arrivals.threads_for(many, 1.0) == load.MOST_THREADS
-
-
-def test_the_closed_loop_has_a_step_and_each_load_has_one() -> None:
-    assert [step.name for step in arrivals.steps(QUICK)] == ["closed loop, 40 threads", "open loop, 110%"]

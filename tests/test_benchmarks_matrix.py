@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from benchmarks import churn, expiring, matrix
-from benchmarks.harness import DEFAULT, FULL, QUICK, Depth
+from benchmarks.harness import DEFAULT, FULL, QUICK, Depth, Row
 from benchmarks.matrix import Cell, Topology
 from benchmarks.waiting import THREADS
 
@@ -103,3 +103,15 @@ def test_at_a_closed_gate_everybody_is_refused_and_nobody_too_early() -> None:
         assert len(found.late) >= 4
         assert min(found.late) > -1.0  # milliseconds: clocks are read apart
         assert found.rate > 0
+
+
+def test_what_more_of_one_thing_costs_is_said_of_cells_that_differ_in_nothing_else() -> None:
+    def dispatches(limit: int, workers: int, rate: float) -> Row:
+        cell = Cell(SMALL._replace(limit=limit), workers)
+        return matrix.rows(cell, matrix.Found([rate], [1.0]))[0]
+
+    rows = [dispatches(1, 10, 400.0), dispatches(1, 1_000, 100.0), dispatches(100, 100, 700.0)]
+
+    assert matrix.concludes(rows) == ["workers: 0.25x the dispatches with 1,000 as with 10."]
+    assert matrix.concludes([dispatches(0, 10, 800.0), *rows])[0] == "limit: 2.00x the dispatches with none as with 1."
+    assert matrix.concludes([]) == []
