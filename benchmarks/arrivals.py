@@ -17,29 +17,23 @@ from typing import Final, Literal, get_args
 
 from benchmarks.harness import Depth, Plot, Question, Row, Step, in_turns, percentile
 from benchmarks.load import (
-    LATE,
     LEAD,
     LEAD_PER_THREAD,
     MOST_THREADS,
     Arrival,
     Ask,
-    Asked,
     BackEnd,
     Tenant,
     by_flowctl,
     by_semaphore,
     closed_loop,
-    jain,
-    latencies,
-    lateness,
     open_loop,
     poisson,
-    rate,
-    served,
     threads_by_share,
     unlimited,
     works,
 )
+from benchmarks.tally import LATE, Asked, jain, latencies, lateness, rate, served
 from flowctl import ConcurrencyLimit, FlowController
 
 SEATS: Final = 8

@@ -16,7 +16,8 @@ from typing import Final
 
 from benchmarks import storm
 from benchmarks.harness import Depth, Plot, Question, Row, Step, in_turns
-from benchmarks.load import Ask, Asked, BackEnd, Tenant, by_flowctl, by_semaphore, closed_loop, jain, rate
+from benchmarks.load import Ask, BackEnd, Tenant, by_flowctl, by_semaphore, closed_loop
+from benchmarks.tally import Asked, jain, rate
 from flowctl import BandConfig, ConcurrencyLimit, Config, FlowController, WeightedFair
 
 SEATS: Final = 8

@@ -8,7 +8,7 @@ Each request is a thread that waits, as in a threaded server, so that being woke
 thread can ask a semaphore, and `submit`, which needs none, would leave the waking out for one side alone. A pool of
 threads is enough: each takes the next arrival and sleeps until its moment by itself, so that no pacer stands between
 them, which would be late for many once it is late for one. Where all threads are busy, or the interpreter wakes one too
-late, the arrival is late; how late is kept (`lateness`), since then the load was not what it was meant to be.
+late, the arrival is late; how late is kept (`tally.lateness`), since then the load was not what it was meant to be.
 """
 
 from __future__ import annotations
@@ -21,13 +21,10 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, final
 
 from benchmarks.crew import Window, on_threads
-from benchmarks.harness import percentile
+from benchmarks.tally import Asked
 from flowctl import FlowControlError, FlowController
 
 MOST_THREADS: Final = 1_000
-
-LATE: Final = 0.005
-"""Seconds: the p99 of the lateness above which an open loop was not what it was meant to be."""
 
 LEAD: Final = 0.05
 LEAD_PER_THREAD: Final = 0.0002
@@ -55,17 +52,6 @@ class Arrival(NamedTuple):
     at: float
     tenant: int
     work: float
-
-
-class Asked(NamedTuple):
-    """What became of a request, in seconds after the begin; `refused` names why, and is empty if it was served."""
-
-    tenant: int
-    intended: float
-    began: float
-    settled: float
-    ended: float
-    refused: str
 
 
 Leave = Callable[[], object]
@@ -297,57 +283,3 @@ def threads_by_share(tenants: Sequence[Tenant], threads: int) -> list[int]:
     """
     total = sum(tenant.share for tenant in tenants)
     return [max(round(threads * tenant.share / total), 1) for tenant in tenants]
-
-
-# --- what is read from it ------------------------------------------------------------------------------------------
-
-
-def latencies(asked: Sequence[Asked], tenant: int) -> list[float]:
-    """Milliseconds from the intended moment to the end, of what was served."""
-    return [(each.ended - each.intended) * 1e3 for each in asked if each.tenant == tenant and not each.refused]
-
-
-def waits(asked: Sequence[Asked], tenant: int) -> list[float]:
-    """Milliseconds from the intended moment until it had its seat, of what was served."""
-    return [(each.settled - each.intended) * 1e3 for each in asked if each.tenant == tenant and not each.refused]
-
-
-def lateness(asked: Sequence[Asked]) -> float:
-    """Seconds: the p99 of how long after its moment a request was asked for."""
-    return percentile([each.began - each.intended for each in asked], 0.99) if asked else 0.0
-
-
-def rate(asked: Sequence[Asked]) -> float:
-    """Served a second, from the begin until the last one's end."""
-    return sum(not each.refused for each in asked) / max(each.ended for each in asked)
-
-
-def served(asked: Sequence[Asked], tenant: int, begin: float, end: float) -> int:
-    """How many of a tenant got their seat in this part of the time."""
-    return sum(each.tenant == tenant and not each.refused and begin <= each.settled < end for each in asked)
-
-
-def jain(services: Sequence[float]) -> float:
-    """How even services are (Jain's index): 1.0 if all are the same, 1 / n if one of n has it all; 1.0 for nothing.
-
-    >>> jain([5.0, 5.0]), jain([10.0, 0.0]), jain([0.0])
-    (1.0, 0.5, 1.0)
-    """
-    squares = sum(service**2 for service in services)
-    return sum(services) ** 2 / (len(services) * squares) if squares else 1.0
-
-
-def fair(total: float, demands: Sequence[float], weights: Sequence[float]) -> list[float]:
-    """What each should get of a total: by weight, and nobody more than he asks for (weighted max-min fairness).
-
-    >>> fair(12.0, [100.0, 2.0, 100.0], [1.0, 1.0, 4.0])
-    [2.0, 2.0, 8.0]
-    """
-    got = [0.0] * len(demands)
-    left, hungry = total, sorted(range(len(demands)), key=lambda place: demands[place] / weights[place])
-    weight = sum(weights)
-    for place in hungry:  # who asks for least, by weight, first: what he leaves is for the others
-        got[place] = min(demands[place], left * weights[place] / weight)
-        left -= got[place]
-        weight -= weights[place]
-    return got

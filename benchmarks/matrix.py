@@ -1,9 +1,10 @@
-"""How many dispatches a second, by limit, shards, priorities, flows and threads: the matrix of the Go system.
+"""How many dispatches a second, by limit, shards, priorities, flows and threads?
 
-Each worker chooses a flow by Zipf's law, asks for 100 to 9,099 bytes, and gives its seat back at once. A limit of 0 is
-no limit of seats. The Go system's workers are up to 50,000 goroutines; ours are up to 1,000 threads of the operating
-system. The seats are those of a `ConcurrencyLimit`, which counts what is granted and nothing else: a gate that took a
-seat whenever it is asked would leak one with each look at an empty queue. All flows exist before a cell is measured.
+The matrix is the one by which the flow control of the Gateway API Inference Extension, which is written in Go, was
+measured; its workers are up to 50,000 goroutines, ours are up to 1,000 threads of the operating system. Each chooses a
+flow by Zipf's law, asks for 100 to 9,099 bytes, and gives its seat back at once. A limit of 0 is no limit of seats. The
+seats are those of a `ConcurrencyLimit`, which counts what is granted and nothing else: a gate that took a seat whenever
+it is asked would leak one with each look at an empty queue. All flows exist before a cell is measured.
 
 Two more: workers go on while 50,000 other flows are made and collected, and every request of all workers expires after
 50 ms at a gate that is closed. After each, the books are looked through.
@@ -78,7 +79,7 @@ ALL: Final = tuple(
 SOME: Final = (
     # each limit by workers,
     *(Cell(Topology(limit, 1, 1, 10), workers) for limit in (0, 1, 100) for workers in WORKERS),
-    # those of which the Go system tells its figures,
+    # those of which figures of the one in Go are known,
     Cell(Topology(0, 1, 8, 5_000), 10),
     Cell(Topology(1, 1, 1, 5_000), 1_000),
     # and as many of everything as there can be
@@ -267,6 +268,7 @@ def concludes(rows: Sequence[Row]) -> list[str]:
     rates = {tuple(row.at[axis] for axis in AXES): row.value for row in rows if row.at.get("of") == "dispatches"}
     said = []
     for place, axis in enumerate(AXES):
+        # a limit of 0 is none
         values = sorted(
             {cell[place] for cell in rates}, key=lambda value: float(value) or math.inf
         )  # a limit of 0 is none

@@ -13,26 +13,20 @@ from typing import Final
 from benchmarks import mix
 from benchmarks.harness import Depth, Plot, Question, Row, Step, percentile
 from benchmarks.load import (
-    LATE,
     LEAD,
     LEAD_PER_THREAD,
     MOST_THREADS,
-    Asked,
     BackEnd,
     Tenant,
     by_flowctl,
     closed_loop,
-    fair,
-    jain,
-    lateness,
     open_loop,
     poisson,
-    served,
     threads_by_share,
-    waits,
     works,
 )
 from benchmarks.mix import Scenario
+from benchmarks.tally import LATE, Asked, fair, jain, lateness, served, waits
 from flowctl import ConcurrencyLimit, Config, FlowController
 
 PLOTS: Final = tuple(

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from benchmarks import arrivals, load
 from benchmarks.harness import QUICK
-from benchmarks.load import Arrival, Asked
+from benchmarks.load import Arrival
+from benchmarks.tally import Asked
 
 
 def granted(tenant: int, *moments: float) -> list[Asked]:

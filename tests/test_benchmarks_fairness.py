@@ -5,7 +5,8 @@ import doctest
 import pytest
 
 from benchmarks import fairness, storm
-from benchmarks.load import Asked, Tenant
+from benchmarks.load import Tenant
+from benchmarks.tally import Asked
 
 TWO = (Tenant(name="one", weight=1.0), Tenant(name="three", weight=3.0))
 

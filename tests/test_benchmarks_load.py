@@ -7,9 +7,10 @@ from itertools import islice, repeat
 
 import pytest
 
-from benchmarks import load
+from benchmarks import load, tally
 from benchmarks.harness import Row
-from benchmarks.load import Arrival, Asked, BackEnd, Leave, Tenant
+from benchmarks.load import Arrival, BackEnd, Leave, Tenant
+from benchmarks.tally import Asked
 from flowctl import ConcurrencyLimit, FlowController
 
 TWO = (Tenant(name="a", share=3.0), Tenant(name="b", ttl=0.0))
@@ -20,10 +21,11 @@ def asked(tenant: int, intended: float, settled: float, *, refused: str = "") ->
 
 
 def test_the_examples_work() -> None:
-    results = doctest.testmod(load)
+    for module in (load, tally):
+        results = doctest.testmod(module)
 
-    assert results.attempted > 0
-    assert results.failed == 0
+        assert results.attempted > 0
+        assert results.failed == 0
 
 
 def test_arrivals_follow_from_their_seed_and_nothing_else() -> None:
@@ -54,8 +56,8 @@ def test_a_latency_counts_from_the_moment_that_was_meant() -> None:
 
     found = load.open_loop(load.unlimited, BackEnd(1), TWO, overdue, threads=1)
 
-    assert load.lateness(found) >= 1.0
-    assert min(load.latencies(found, 0)) >= 1_000.0
+    assert tally.lateness(found) >= 1.0
+    assert min(tally.latencies(found, 0)) >= 1_000.0
     assert max(each.began for each in found) >= min(each.ended for each in found)  # one thread: one after the other
 
 
@@ -68,7 +70,7 @@ def test_requests_that_are_refused_say_why_and_are_no_latency() -> None:
     leave = semaphore(TWO[1])
 
     assert [each.refused for each in found] == ["Saturated"]
-    assert load.latencies(found, 1) == load.waits(found, 1) == []
+    assert tally.latencies(found, 1) == tally.waits(found, 1) == []
     with pytest.raises(TimeoutError):
         semaphore(TWO[1])
     leave()
@@ -92,7 +94,7 @@ def test_a_closed_loop_asks_by_threads_and_ends_after_what_runs_beside() -> None
 
     assert counts == [3, 1]
     assert {each.tenant for each in found} == {0, 1}
-    assert load.rate(found) > 0
+    assert tally.rate(found) > 0
 
 
 def test_what_runs_beside_ends_the_loop_if_it_fails() -> None:
@@ -122,9 +124,9 @@ def test_a_back_end_that_is_overrun_shares_its_speed() -> None:
 def test_service_is_counted_where_it_was_granted() -> None:
     found = [asked(0, 0.0, 0.1), asked(0, 0.0, 0.5), asked(1, 0.0, 0.1), asked(0, 0.1, 0.2, refused="Expired")]
 
-    assert load.served(found, 0, 0.0, 0.5) == 1
-    assert load.served(found, 0, 0.0, 0.6) == 2
-    assert load.waits(found, 0) == [100.0, 500.0]
+    assert tally.served(found, 0, 0.0, 0.5) == 1
+    assert tally.served(found, 0, 0.0, 0.6) == 2
+    assert tally.waits(found, 0) == [100.0, 500.0]
 
 
 def test_a_row_whose_load_came_late_is_doubtful() -> None:

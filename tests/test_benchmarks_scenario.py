@@ -8,7 +8,7 @@ import pytest
 from benchmarks import mix, scenario
 from benchmarks.__main__ import QUESTIONS, parsed
 from benchmarks.harness import QUICK
-from benchmarks.load import Asked
+from benchmarks.tally import Asked
 from flowctl import RoundRobin, WeightedFair
 
 EXAMPLES = sorted((Path(scenario.__file__).parent / "scenarios").glob("*.toml"))
