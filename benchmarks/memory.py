@@ -17,7 +17,7 @@ from benchmarks.harness import Depth, Question, Row, Step, Target
 from flowctl import ConcurrencyLimit, Config, FlowController
 
 SIZES: Final = range(10_000, 44_000, 2_000)
-TARGET: Final = Target("value", "at most", 500)
+TARGET: Final = Target("value", "at most", 350)
 
 
 def _measure() -> Sequence[Row]:
