@@ -39,6 +39,9 @@ _SPOKES_A_TIMEOUT = 32
 LOOKS: Final = 16
 """At so many flows at most it is looked to find one that is idle, each time that a new one needs room."""
 
+A_SECTION: Final = 16
+"""So many flows are filed or looked at before others get at the order of the idle."""
+
 
 @final
 class _Move:
@@ -196,24 +199,41 @@ class FlowRegistry:
         now = self._clock.now()
         collected: list[Flow] = []
 
-        def look() -> bool:
-            flow = self._wheel.up
-            if flow is None:
-                return False
-            if self._collect_locked(flow, now, self._config.flow_gc_timeout):
-                collected.append(flow)
-            elif flow.lease.pins:
-                pinned(flow)
-            self._wheel.drop()
+        def file_some() -> bool:
+            self._file_newborn_locked(now, most=A_SECTION)
             return True
 
-        if self._turn_wheel(lambda: self._bring_up_locked(now)):
-            while self._turn_wheel(look):
-                pass  # one at a time: a creator that needs room does not wait for all of them
+        def bring_up() -> bool:
+            self._wheel.turn(int(now * 1000))
+            return True
+
+        def look_at_some() -> bool:
+            return self._look_locked(now, collected.append, pinned)
+
+        # some at a time: a creator that needs room does not wait for all of them
+        for _ in range(0, len(self._newborn), A_SECTION):
+            self._turn_wheel(file_some)
+        if self._turn_wheel(bring_up):
+            while self._turn_wheel(look_at_some):
+                pass
         for band in self.bands.entries.copy().values():
             if band.is_retired:
                 collected += self._sweep_retired(band, now)
         return len(collected)
+
+    def _look_locked(self, now: float, collected: Callable[[Flow], None], pinned: Callable[[Flow], None]) -> bool:
+        """Look at some of the flows that are up, and tell what became of each; False once none is left."""
+        wheel, timeout = self._wheel, self._config.flow_gc_timeout
+        for _ in range(A_SECTION):
+            flow = wheel.up
+            if flow is None:
+                return False
+            if self._collect_locked(flow, now, timeout):
+                collected(flow)
+            elif flow.lease.pins:
+                pinned(flow)
+            wheel.drop()
+        return True
 
     def _sweep_retired(self, band: PriorityBand[Flow], now: float) -> list[Flow]:
         """The flows of a retired band go as soon as they are idle: nobody comes to them any more."""
@@ -235,18 +255,13 @@ class FlowRegistry:
             finally:
                 self._is_turning = False
 
-    def _bring_up_locked(self, now: float) -> bool:
-        self._file_newborn_locked(now)
-        self._wheel.turn(int(now * 1000))
-        return True
-
     def _collect_longest_idle(self) -> bool:
         """Collect the flow that was idle for longest; False if none of those looked at is idle."""
         return self._turn_wheel(self._collect_longest_idle_locked)
 
     def _collect_longest_idle_locked(self) -> bool:
         now = self._clock.now()
-        self._file_newborn_locked(now)
+        self._file_newborn_locked(now, most=len(self._newborn))
         looks = 0
         while looks < LOOKS:
             self._wheel.turn_next(key=_word)
@@ -274,10 +289,11 @@ class FlowRegistry:
         self.remove(flow)
         return self._finalise(flow)
 
-    def _file_newborn_locked(self, now: float) -> None:
-        while self._newborn:
-            self._wheel.file(self._newborn[0], self._due_at(self._newborn[0], now))
-            self._newborn.popleft()
+    def _file_newborn_locked(self, now: float, most: int) -> None:
+        newborn = self._newborn
+        for _ in range(min(most, len(newborn))):
+            self._wheel.file(newborn[0], self._due_at(newborn[0], now))
+            newborn.popleft()
 
     def _due_at(self, flow: Flow, now: float) -> int:
         """The earliest moment, in milliseconds, at which it can have been idle for the timeout."""
