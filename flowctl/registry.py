@@ -17,7 +17,7 @@ import math
 import weakref
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar, final
 
 from flowctl import sync
@@ -26,7 +26,7 @@ from flowctl.band import PriorityBand
 from flowctl.bands import Bands
 from flowctl.clock import Clock
 from flowctl.config import BandConfig, Config
-from flowctl.flow import Flow
+from flowctl.flow import Flow, Home
 from flowctl.lease import MARKED_FOR_DELETION, ONE_PIN, LeaseTable, born
 from flowctl.request import RESERVED_PREFIX, FlowKey
 from flowctl.topology import Topology
@@ -39,8 +39,8 @@ _SPOKES_A_TIMEOUT = 32
 LOOKS: Final = 16
 """At so many flows at most it is looked to find one that is idle, each time that a new one needs room."""
 
-A_SECTION: Final = 16
-"""So many flows are filed or looked at before others get at the order of the idle."""
+A_SECTION: Final = 32
+"""So many flows are filed or collected at a time: so long others wait for the locks."""
 
 
 @final
@@ -197,7 +197,7 @@ class FlowRegistry:
         `pinned` is told of each flow that is due but pinned.
         """
         now = self._clock.now()
-        collected: list[Flow] = []
+        collected: list[int] = []
 
         def file_some() -> bool:
             self._file_newborn_locked(now, most=A_SECTION)
@@ -216,29 +216,29 @@ class FlowRegistry:
         if self._turn_wheel(bring_up):
             while self._turn_wheel(look_at_some):
                 pass
-        for band in self.bands.entries.copy().values():
-            if band.is_retired:
-                collected += self._sweep_retired(band, now)
-        return len(collected)
+        retired = [band for band in self.bands.entries.copy().values() if band.is_retired]
+        return sum(collected) + sum([self._sweep_retired(band, now) for band in retired])
 
-    def _look_locked(self, now: float, collected: Callable[[Flow], None], pinned: Callable[[Flow], None]) -> bool:
-        """Look at some of the flows that are up, and tell what became of each; False once none is left."""
-        wheel, timeout = self._wheel, self._config.flow_gc_timeout
-        for _ in range(A_SECTION):
-            flow = wheel.up
-            if flow is None:
-                return False
-            if self._collect_locked(flow, now, timeout):
-                collected(flow)
-            elif flow.lease.pins:
-                pinned(flow)
-            wheel.drop()
-        return True
+    def _look_locked(self, now: float, collected: Callable[[int], None], pinned: Callable[[Flow], None]) -> bool:
+        """Look at some of the flows that are up, and tell what became of them; False once none is left."""
+        flows = self._wheel.next(A_SECTION)
+        leaving = {flow: None for flow in flows if self._try_mark(flow, now, self._config.flow_gc_timeout)}
+        for flow in leaving:
+            self.remove(flow)
+        if leaving:
+            collected(self._finalise(*leaving))
+        for flow in flows:  # until here all are on the wheel: should this collection die, another one finds them there
+            if flow not in leaving:
+                self._wheel.file(flow, self._due_at(flow, now))
+                if flow.lease.pins:
+                    pinned(flow)
+            self._wheel.drop()
+        return bool(flows)
 
-    def _sweep_retired(self, band: PriorityBand[Flow], now: float) -> list[Flow]:
-        """The flows of a retired band go as soon as they are idle: nobody comes to them any more."""
+    def _sweep_retired(self, band: PriorityBand[Flow], now: float) -> int:
+        """The flows of a retired band go as soon as they are idle: nobody comes to them any more. How many went."""
         flows = [flow for shard in self.topology.shards for flow in shard.flows_at(band.priority)]
-        return [flow for flow in flows if flow.lease.try_mark(now, 0.0) and self._take_away(flow)]
+        return sum([flow.lease.try_mark(now, 0.0) and self._take_away(flow) for flow in flows])
 
     def _turn_wheel(self, act: Callable[[], bool]) -> bool:
         """Do something with the wheel, and return what it returns; False for a handler in the middle of that, or of a
@@ -278,16 +278,20 @@ class FlowRegistry:
 
     def _collect_locked(self, flow: Flow, now: float, timeout: float) -> bool:
         """Take a flow away, if it was idle for so long; else file it for when it may have been."""
-        lease = flow.lease
-        if (timeout < math.inf and lease.try_mark(now, timeout)) or lease.is_marked:  # by a collection that died
+        if self._try_mark(flow, now, timeout):
             return self._take_away(flow)
         self._wheel.file(flow, self._due_at(flow, now))
         return False
 
+    def _try_mark(self, flow: Flow, now: float, timeout: float) -> bool:
+        """Mark it, if it was idle for so long; True if it is marked, also by a collection that died."""
+        lease = flow.lease
+        return (timeout < math.inf and lease.try_mark(now, timeout)) or lease.is_marked
+
     def _take_away(self, flow: Flow) -> bool:
         """Remove and finalise a marked flow; True if this call finalised it."""
         self.remove(flow)
-        return self._finalise(flow)
+        return self._finalise(flow) > 0
 
     def _file_newborn_locked(self, now: float, most: int) -> None:
         newborn = self._newborn
@@ -327,15 +331,23 @@ class FlowRegistry:
             mended += band.lease.word.compare_exchange(word, word % ONE_PIN + pins * ONE_PIN)
         return mended
 
-    def _finalise(self, flow: Flow) -> bool:
-        """Let go of a flow that nobody can find any more; False if it is in no shard: nothing is left to be done."""
-        return self._announced(lambda: self._let_go(flow))
+    def _finalise(self, *flows: Flow) -> int:
+        """Let go of flows that nobody can find any more; how many this call did: where one is in no shard, nothing is
+        left to be done.
+        """
+        return self._announced(lambda: self._let_go(flows))
 
-    def _let_go(self, flow: Flow) -> bool:
-        if not flow.shard.detach(flow):
-            return False
-        flow.band.lease.unpin(self._clock.now)
-        return True
+    def _let_go(self, flows: Sequence[Flow]) -> int:
+        homes: dict[tuple[Home, PriorityBand[Flow]], list[Flow]] = {}
+        for flow in flows:
+            homes.setdefault((flow.shard, flow.band), []).append(flow)
+        gone = 0
+        for (shard, band), members in homes.items():  # a lock is taken once for all of them
+            detached = shard.detach(*members)
+            if detached:
+                band.lease.unpin(self._clock.now, detached)
+            gone += detached
+        return gone
 
     def _begin(self, move: _Move) -> None:
         """Announce a move: it stands among the moves before it counts, so that no audit can miss both."""

@@ -1,5 +1,7 @@
 """What an idle process costs is asked of one; an import is timed where it is the first."""
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks import idle
@@ -12,13 +14,14 @@ def test_an_idle_controller_has_one_thread_and_its_flows_stay() -> None:
     assert found["percent"] >= 0
 
 
-def test_a_fresh_process_tells_what_an_import_cost_it() -> None:
-    assert idle.imported("flowctl") > 0
+def test_a_fresh_process_tells_what_an_import_cost_it_and_keeps_what_it_compiled(tmp_path: Path) -> None:
+    assert idle.imported("flowctl", tmp_path) > 0
+    assert list(tmp_path.rglob("controller.*.pyc"))
 
 
-def test_an_import_that_loads_what_nobody_asked_for_is_noticed() -> None:
+def test_an_import_that_loads_what_nobody_asked_for_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="import asyncio loads asyncio"):
-        idle.imported("asyncio")
+        idle.imported("asyncio", tmp_path)
 
 
 def test_the_rows_are_those_of_the_process_with_the_usual_cycle_and_of_the_busier_one() -> None:
