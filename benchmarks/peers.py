@@ -226,21 +226,21 @@ def crowded(sizes: tuple[int, int], names: Sequence[str], rounds: int, seconds: 
 def steps(depth: Depth) -> list[Step]:
     found = []
     for threads in FREE_THREADS:
-        rounds = depth.pick(3, 7, 15) if threads == 1 else depth.pick(1, 5, 9)
+        rounds = depth.pick(3, 7, 15) if threads == 1 else depth.pick(1, 3, 9)
         seconds = depth.pick(0.03, 0.05, 0.15) if threads == 1 else depth.pick(0.1, 0.15, 0.3)
         step = partial(free, threads, rounds, seconds)
         found.append(Step(f"free, {threads} threads", rounds * len(PEERS) * (seconds + 0.01), step))
     rate = Target("ratio", "at least", 1.5 if has_gil() else 2.5)
     share = Target("value", "at least", 0.95 if has_gil() else 0.90)
     left = Target("ratio", "at least", 0.75 if has_gil() else 0.6)
-    rounds, seconds = depth.pick(1, 3, 7), depth.pick(0.2, 0.3, 1.0)
+    rounds, seconds = depth.pick(1, 3, 7), depth.pick(0.1, 0.25, 1.0)
     expected = rounds * len(PEERS) * (seconds + 0.1)
     found += [
         Step(ONE_SEAT.name, expected, partial(saturated, ONE_SEAT, rounds, seconds, rate=rate)),
         Step(EIGHT_SEATS.name, expected, partial(saturated, EIGHT_SEATS, rounds, seconds, share=share)),
     ]
     names = depth.pick([OURS], list(PEERS), list(PEERS))
-    rounds, seconds = depth.pick(1, 1, 5), depth.pick(0.25, 0.4, 0.8)
+    rounds, seconds = depth.pick(1, 1, 3), depth.pick(0.25, 0.3, 0.8)
     step = partial(crowded, CROWD, names, rounds, seconds, left)
     found.append(Step(f"{CROWD[0]:,} threads", rounds * len(names) * 2 * (seconds + 0.4), step))
     return found

@@ -293,7 +293,7 @@ def _rows(
 
 
 def steps(depth: Depth) -> list[Step]:
-    rounds, count = depth.pick(3, 9, 15), depth.pick(40, 100, 400)
+    rounds, count = depth.pick(5, 11, 21), depth.pick(60, 150, 500)
     seconds = rounds * count * (len(WAYS) + 1) * (PAUSE + 0.00025)
     return [Step(f"{waiting} waiting", seconds, partial(measure, waiting, rounds, count)) for waiting in WAITING]
 
