@@ -105,7 +105,7 @@ def test_each_work_has_a_row_a_peer_and_ours_stands_beside_the_dispatcher_thread
     target = Target("ratio", "at least", 0.0)
     competition = Competition(threads=3, seats=1, hold=0.0)
     free = peers.free(2, 1, 0.005)
-    saturated = peers.saturated(competition, 1, 0.02, rate=target, share=target)
+    saturated = peers.saturated(competition, list(PEERS), 1, 0.02, rate=target, share=target)
     crowded = peers.crowded((4, 2), [OURS, SEMAPHORE], 1, 0.02, target)
 
     assert [row.at["peer"] for row in free] == list(PEERS)
