@@ -29,6 +29,8 @@ WARM: Final = (0.03, 0.0002)
 """Seconds that threads compete before anything counts, and more for each of them: they do not all begin at once."""
 
 FEW: Final = [OURS, SEMAPHORE, DISPATCHER]
+"""Who is asked where there is no time for all."""
+
 STARVES: Final = 0.5
 """Who serves one thread less than this share of what another gets is said to starve it."""
 
