@@ -33,7 +33,17 @@ from flowctl.policies.ordering import EarliestDeadline, Fcfs, SloDeadline
 from flowctl.policies.revocation import Revocation
 from flowctl.request import FlowKey, Request, WaitingRoom
 from flowctl.saturation import Saturation
-from flowctl.stats import BandStats, CollectReport, RevocationStats, SignalState, Stats
+from flowctl.stats import (
+    BandStats,
+    CollectReport,
+    Contention,
+    LockUse,
+    RevocationStats,
+    ShardUse,
+    SignalState,
+    Stats,
+    WordUse,
+)
 from flowctl.ticket import Ticket
 
 __version__ = "0.1.0"
@@ -48,6 +58,7 @@ __all__ = [
     "CollectReport",
     "ConcurrencyLimit",
     "Config",
+    "Contention",
     "ControllerClosed",
     "Displaced",
     "EarliestDeadline",
@@ -63,6 +74,7 @@ __all__ = [
     "Gradient2",
     "Holdback",
     "InFlight",
+    "LockUse",
     "LongestFlow",
     "LowerPriority",
     "MaxOf",
@@ -78,6 +90,7 @@ __all__ = [
     "RoundRobin",
     "Saturated",
     "Saturation",
+    "ShardUse",
     "SignalState",
     "SloDeadline",
     "Static",
@@ -85,6 +98,7 @@ __all__ = [
     "Ticket",
     "WaitingRoom",
     "WeightedFair",
+    "WordUse",
     "__version__",
     "current_ticket",
 ]

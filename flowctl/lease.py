@@ -191,9 +191,9 @@ class LeaseTable(Generic[K, V]):
 
     __slots__ = ("_mutex", "entries")
 
-    def __init__(self) -> None:
+    def __init__(self, mutex: sync.Mutex | None = None) -> None:
         # re-entrant for the signal handler that removes in the middle of a removal; rank: after a shard's lock
-        self._mutex = sync.RLock()
+        self._mutex: sync.Mutex = sync.RLock() if mutex is None else mutex
         # read by anyone; entered in one step by `publish`; deleted from under _mutex
         self.entries: dict[K, V] = {}
 

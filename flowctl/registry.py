@@ -28,6 +28,7 @@ from flowctl.clock import Clock
 from flowctl.config import BandConfig, Config
 from flowctl.flow import Flow, Home
 from flowctl.lease import MARKED_FOR_DELETION, ONE_PIN, LeaseTable, born
+from flowctl.profile import Profile
 from flowctl.request import RESERVED_PREFIX, FlowKey
 from flowctl.topology import Topology
 from flowctl.wheel import Wheel
@@ -73,20 +74,27 @@ class FlowRegistry:
         "topology",
     )
 
-    def __init__(self, config: Config, clock: Clock, section: sync.Mutex, is_interrupted: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        section: sync.Mutex,
+        is_interrupted: Callable[[], bool],
+        profile: Profile | None = None,
+    ) -> None:
         # fixed after construction; a flow's word changes in the section
         self._config = config
         self._clock = clock
         self._section = section
         self._is_interrupted = is_interrupted
-        self.founded = Bands(config, clock)
+        self.founded = Bands(config, clock, profile)
         self.bands: LeaseTable[int, PriorityBand[Flow]] = self.founded.table
-        self.topology = Topology(config.shards, clock.now if config.profile else None)
+        self.topology = Topology(config.shards, profile and profile.now)
         # appended to by creators, emptied under _idle
         self._newborn: deque[Flow] = deque()
         # one look at a flow that may be idle at a time. Re-entrant for handlers, whom _is_turning tells that they came
         # in the middle of one; rank: before a shard's lock
-        self._idle = sync.RLock()
+        self._idle: sync.Mutex = sync.RLock() if profile is None else profile.idle()
         # guarded by _idle
         self._is_turning = False
         self._wheel: Wheel[Flow] = Wheel(spoke=int(config.flow_gc_timeout * 1000) // _SPOKES_A_TIMEOUT)

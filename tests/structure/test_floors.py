@@ -16,10 +16,12 @@ PACKAGE = Path(__file__).parents[2] / "flowctl"
 # "name.*" is a package whose files are neighbours: they may import each other. Policies may not.
 FLOORS = (
     ("request", "stats"),
+    ("usage",),
     ("sync",),
     ("errors", "clock", "atomic", "incidents"),
     (
         "lease",
+        "profile",
         "wheel",
         "drain",
         "policies",
