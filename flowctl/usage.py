@@ -31,8 +31,10 @@ class Usage:
 
     def count(self, waited: float | None, thread: int) -> None:
         """One more acquisition by this thread, which waited for so many seconds; None: it found the lock free."""
-        seconds = 0.0 if waited is None else max(waited, 0.0)
-        power, longest = min(int(seconds * 1e6).bit_length(), _LAST), max(seconds, self.longest)
+        seconds, power, longest = 0.0, 0, self.longest
+        if waited is not None:
+            seconds = max(waited, 0.0)
+            power, longest = min(int(seconds * 1e6).bit_length(), _LAST), max(seconds, longest)
         # plain stores from here on: an exception comes before all of them, or after
         self.acquisitions += 1
         if thread != self._last:
