@@ -14,6 +14,7 @@ from rich.text import Text
 
 from benchmarks import (
     arrivals,
+    backends,
     cancel,
     collection,
     contention,
@@ -60,6 +61,7 @@ QUESTIONS: Final = (
     identities.QUESTION,
     queues.QUESTION,
     lease.QUESTION,
+    backends.QUESTION,
     collection.QUESTION,
     memory.QUESTION,
     idle.QUESTION,
