@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from itertools import repeat
 from typing import Final, Protocol, final
 
@@ -253,8 +253,14 @@ def words(threads: int, depth: Depth, kinds: Mapping[str, MakeWord]) -> list[Row
     return _rows("+1", "word", threads, found, PLAIN)
 
 
+@cache
+def _foreign() -> Mapping[str, MakeWord]:
+    """Looked for once, so that what is missing is told once."""
+    return foreign_words()
+
+
 def _all_words(threads: int, depth: Depth) -> list[Row]:
-    return words(threads, depth, {**OWN, **foreign_words()})
+    return words(threads, depth, {**OWN, **_foreign()})
 
 
 def shelves(threads: int, depth: Depth) -> list[Row]:
