@@ -9,7 +9,6 @@ and somebody looks at `stats()`. In windows of their own so many flows exist tha
 from __future__ import annotations
 
 import random
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -227,17 +226,15 @@ def _window(threads: int, setting: Setting, seconds: float) -> Sight:
 
 def steps(depth: Depth) -> list[Step]:
     crowds = depth.pick((1, 8, 64), (1, 2, 8, 64, 256), (1, 2, 8, 64, 256, 1_000))
-    compared = depth.pick((64,), (64,), (8, 64, 256))
-    seconds = depth.pick(0.3, 0.8, 1.8)
-    settings = [Setting(shards) for shards in depth.pick((1, SHARDS), (1, SHARDS, 8), (1, 2, SHARDS, 8))]
-    if depth.level:
-        settings.append(FULL)
+    compared = depth.pick((64,), (64,), (8, 64, 256, 1_000))
+    shards = depth.pick((1, SHARDS), (1, 2, SHARDS, 8), (1, 2, SHARDS, 8))
+    settings = [*(Setting(number) for number in shards), FULL]
+    rounds, seconds = depth.pick(2, 3, 4), depth.pick(0.3, 0.8, 1.8)
     found = []
     for threads in crowds:
         mine = settings if threads in compared else [USUAL]
-        rounds = 2 if threads > 64 and depth.level < 2 else depth.pick(2, 3, 3)
-        # with a GIL each thread has to have had its turn, before whoever ends the window wakes, and after it
-        took = rounds * len(mine) * (seconds + 0.1 + 2 * threads * sys.getswitchinterval())
+        # a window ends when each thread has seen that it is over
+        took = rounds * len(mine) * (seconds + 0.3 + threads * 0.001)
         name = f"{threads:,} thread{'s' * (threads > 1)}"
         found.append(Step(name, took, partial(_measure, threads, mine, rounds, seconds)))
     return found
@@ -280,8 +277,8 @@ def concludes(rows: Sequence[Row]) -> list[str]:
         return [said, *_of_full(rows), *_of_words(rows)]
     first = hurting[0]
     return [
-        _first(first, [row for row in hurting if row.at["lock"] == first.at["lock"]]),
-        *_next(hurting),
+        _first(first, waits),
+        *_next(hurting, waits),
         f"What to change: {REMEDIES[str(first.at['lock'])]}",
         *_of_shards(rows),
         *_of_full(rows),
@@ -289,25 +286,33 @@ def concludes(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _first(first: Row, same: Sequence[Row]) -> str:
+def _first(first: Row, waits: Sequence[Row]) -> str:
     said = (
-        f"{_the(first).capitalize()} is the first to hurt, from {_many(first)} on: a thread spends {_share(first)} of "
+        f"{_the(first).capitalize()} is the first to hurt, {_since(first, waits)}: a thread spends {_share(first)} of "
         f"its time waiting for it"
     )
-    worst = max(same, key=lambda row: row.value)
+    worst = max((row for row in waits if row.at["lock"] == first.at["lock"]), key=lambda row: row.value)
     if worst is not first:
         said += f", and {_share(worst)} with {_many(worst)}"
-    return f"{said} (p99 of its wait there: {float(worst.at.get('p99 us', 0.0)):,.0f} us)."
+    p99, longest = float(worst.at.get("p99 us", 0.0)), float(worst.at.get("longest ms", 0.0))
+    return f"{said} (its wait there: p99 {p99:,.0f} us, the longest {longest:,.0f} ms)."
 
 
-def _next(hurting: Sequence[Row]) -> list[str]:
+def _next(hurting: Sequence[Row], waits: Sequence[Row]) -> list[str]:
     """The others that hurt, once each."""
     others: dict[str, Row] = {}
     for row in hurting:
         if row.at["lock"] != hurting[0].at["lock"]:
             others.setdefault(str(row.at["lock"]), row)
-    said = [f"{_the(row)} from {_many(row)} on ({_share(row)})" for row in others.values()]
+    said = [f"{_the(row)} {_since(row, waits)} ({_share(row)})" for row in others.values()]
     return [f"After it: {', '.join(said)}."] if said else []
+
+
+def _since(first: Row, waits: Sequence[Row]) -> str:
+    """From how many threads on; or with how many, if more of them do not hurt: a convoy comes and goes."""
+    more = [row for row in waits if row.at["lock"] == first.at["lock"] and _threads(row) > _threads(first)]
+    lasts = all(row.value >= HURTS for row in more)
+    return f"from {_many(first)} on" if lasts else f"with {_many(first)} (and not with each larger number)"
 
 
 def _of_shards(rows: Sequence[Row]) -> list[str]:
