@@ -225,11 +225,11 @@ def _window(threads: int, setting: Setting, seconds: float) -> Sight:
 
 
 def steps(depth: Depth) -> list[Step]:
-    crowds = depth.pick((1, 8, 64), (1, 2, 8, 64, 256), (1, 2, 8, 64, 256, 1_000))
-    compared = depth.pick((64,), (64,), (8, 64, 256, 1_000))
+    crowds = depth.threads_of(*depth.pick((1, 8, 64), (1, 2, 8, 64, 256), (1, 2, 8, 64, 256, 1_000)))
+    compared = depth.threads_of(*depth.pick((64,), (64,), (8, 64, 256, 1_000)))
     shards = depth.pick((1, SHARDS), (1, 2, SHARDS, 8), (1, 2, SHARDS, 8))
     settings = [*(Setting(number) for number in shards), FULL]
-    rounds, seconds = depth.pick(2, 3, 4), depth.pick(0.3, 0.8, 1.8)
+    rounds, seconds = depth.pick(2, 3, 4), depth.pick(0.25, 0.6, 1.8)
     found = []
     for threads in crowds:
         mine = settings if threads in compared else [USUAL]

@@ -149,10 +149,10 @@ class Row:
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        """Ours / the rival's, pair by pair."""
+        """Ours / the rival's, pair by pair; without those whose rival had nothing."""
         if not self.divisible:
             return ()
-        return tuple(ours / rival for ours, rival in zip(self.samples, self.rival_samples, strict=False))
+        return tuple(ours / rival for ours, rival in zip(self.samples, self.rival_samples, strict=False) if rival)
 
     @property
     def ratio(self) -> float | None:

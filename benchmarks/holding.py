@@ -53,7 +53,7 @@ class Holds:
 
 @final
 class _Timed:
-    """A lock that is taken by ``with``, and notes how long it was held."""
+    """A re-entrant lock that notes how long it was held."""
 
     __slots__ = ("_depth", "_holds", "_lock", "_name", "_since")
 
@@ -65,20 +65,26 @@ class _Timed:
         self._depth = 0
         self._since: float | None = None
 
-    def __enter__(self) -> bool:
-        self._lock.__enter__()
+    def acquire(self) -> bool:
+        self._lock.acquire()
         self._depth += 1
         if self._depth == 1:
             self._since = time.thread_time() if self._holds.watching else None
         return True
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
+    def release(self) -> None:
         self._depth -= 1
         if self._depth == 0 and self._since is not None:
             self._holds.note(self._name, time.thread_time() - self._since)
-        self._lock.__exit__(kind, error, trace)
+        self._lock.release()
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self.release()
 
 
 @final

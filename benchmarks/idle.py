@@ -141,7 +141,7 @@ def _imports(count: int) -> Sequence[Row]:
 
 
 def steps(depth: Depth) -> list[Step]:
-    seconds = depth.pick(2.0, 5.0, 60.0)
+    seconds = depth.pick(1.0, 5.0, 60.0)
     count = depth.pick(5, 15, 60)
     return [
         Step("CPU of an idle process", seconds + 1.5, partial(_percent, seconds)),

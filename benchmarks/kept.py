@@ -74,6 +74,7 @@ def _document(row: Row) -> dict[str, object]:
         "better": row.better,
         "doubts": row.doubts,
         "others": row.others,
+        "late": row.late,
         "at": dict(row.at),
         "samples": row.samples,
         "rival_samples": row.rival_samples,
@@ -130,6 +131,9 @@ class Part:
 
     def truth(self, name: str) -> bool:
         return self._found[name] is True
+
+    def truth_or_false(self, name: str) -> bool:
+        return self._found.get(name) is True
 
     def part_or_none(self, name: str) -> Part | None:
         return None if self._found.get(name) is None else Part(self._found[name])
@@ -203,6 +207,7 @@ def _row(row: Part) -> Row:
         divisible=not rivals or row.number_or_none("ratio") is not None,
         target=None if target is None else _target(target),
         others=row.number_or_none("others"),
+        late=row.truth_or_false("late"),
         question=row.text("question"),
         at=row.place("at"),
         better=None if better is None else "less" if row.text("better", "less", "more") == "less" else "more",

@@ -78,12 +78,14 @@ def _retries(name: str, backend: str, threads: int, depth: Depth) -> Sequence[Ro
 
 
 def steps(depth: Depth) -> list[Step]:
+    if depth.level == 0:
+        return []  # the words themselves are in `backends`
     found = []
     for backend in OWN:
-        for threads in depth.threads_of(*depth.pick((1, 8), (1, 8), (1, 2, 8, 64))):
+        for threads in depth.threads_of(*depth.pick((), (1, 8), (1, 2, 8, 64))):
             name = f"{backend}: pin + unpin, {threads} thread{'s' * (threads > 1)}"
             found.append(Step(name, race_seconds(threads, depth), partial(_measure, name, backend, threads, depth)))
-    for backend in depth.pick((), tuple(OWN), tuple(OWN)):
+    for backend in OWN:
         name = f"{backend}: exchanges lost, 8 threads"
         found.append(Step(name, 3 * sample_seconds(8, depth), partial(_retries, name, backend, 8, depth)))
     return found

@@ -238,7 +238,7 @@ def steps(depth: Depth) -> list[Step]:
         rounds = depth.pick(3, 7, 15) if threads == 1 else depth.pick(1, 3, 9)
         seconds = depth.pick(0.03, 0.05, 0.15) if threads == 1 else depth.pick(0.1, 0.15, 0.3)
         step = partial(free, threads, rounds, seconds)
-        found.append(Step(f"free, {threads} threads", rounds * len(PEERS) * (seconds + 0.01), step))
+        found.append(Step(f"free, {threads} thread{'s' * (threads > 1)}", rounds * len(PEERS) * (seconds + 0.01), step))
     rate = Target("ratio", "at least", 1.5 if has_gil() else 2.5)
     share = Target("value", "at least", 0.95 if has_gil() else 0.90)
     left = Target("ratio", "at least", 0.75 if has_gil() else 0.6)

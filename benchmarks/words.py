@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import Final, Protocol, final
 
 from flowctl import sync
-from flowctl.atomic import AtomicWord, CellWord, LockWord, SectionWord
+from flowctl.atomic import AtomicWord, CellWord, LockWord
+from flowctl.lease import SectionWord
 
 MakeWord = Callable[[int], AtomicWord]
 

@@ -132,6 +132,13 @@ def test_a_rival_that_may_be_zero_is_shown_and_not_divided_by() -> None:
     assert row.ratio is None
 
 
+def test_a_pair_whose_rival_had_nothing_is_no_ratio() -> None:
+    row = row_of([1.0, 4.0, 3.0], rival=[0.0, 2.0, 1.0])
+
+    assert row.ratios == (2.0, 3.0)
+    assert row_of([1.0], rival=[0.0]).ratio is None
+
+
 @pytest.mark.parametrize(
     ("others", "rival", "doubts"),
     [
@@ -184,7 +191,7 @@ def test_a_run_of_all_questions_expects_to_keep_to_its_budget(depth: Depth, seco
     assert sum(step.seconds for question in QUESTIONS for step in question.steps(depth)) < seconds
 
 
-@pytest.mark.parametrize("name", ["noise", "free", "lease"])
+@pytest.mark.parametrize("name", ["noise", "free", "contention", "lease"])
 def test_questions_by_number_of_threads_ask_for_those_that_were_wanted(name: str) -> None:
     (question,) = (question for question in QUESTIONS if question.name == name)
     steps = question.steps(replace(DEFAULT, threads=(3,)))

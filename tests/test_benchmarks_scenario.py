@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import mix, scenario
-from benchmarks.__main__ import QUESTIONS, parsed
-from benchmarks.harness import QUICK
+from benchmarks import kept, mix, scenario
+from benchmarks.__main__ import QUESTIONS, shown
+from benchmarks.harness import QUICK, Row
+from benchmarks.kept import Run
+from benchmarks.machine import this_machine
+from benchmarks.options import parsed
 from benchmarks.tally import Asked
 from flowctl import RoundRobin, WeightedFair
 
@@ -183,20 +186,37 @@ def test_a_file_that_cannot_be_used_ends_the_command_in_one_line(
         path.write_bytes(content)
 
     with pytest.raises(SystemExit) as ended:
-        parsed(["--scenario", str(path)])
+        parsed(["--scenario", str(path)], QUESTIONS)
 
     assert ended.value.code == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"{path}: {message}")
+    assert error.startswith(f"benchmarks: argument --scenario: {path}: {message}")
     assert error.count("\n") == 1
 
 
 def test_with_a_scenario_nothing_else_is_run_but_what_is_named() -> None:
+    def asked(*arguments: str) -> list[str]:
+        return [question.name for question in parsed(arguments, QUESTIONS).questions]
+
     path = str(EXAMPLES[0])
 
-    assert [question.name for question in parsed(["--scenario", path]).only] == ["scenario"]
-    assert [question.name for question in parsed(["--scenario", path, "--only", "free"]).only] == ["scenario", "free"]
-    assert parsed([]).only == QUESTIONS
+    assert asked("--scenario", path) == ["scenario"]
+    assert asked("--scenario", path, "--only", "free") == ["scenario", "free"]
+    assert asked() == [question.name for question in QUESTIONS]
+
+
+def test_a_scenario_that_was_kept_is_shown_without_its_file(tmp_path: Path) -> None:
+    row = Row(
+        name="served", unit="/s", samples=(1.0,), question="scenario", late=True, at={"tenant": "a", "of": "served"}
+    )
+    path = tmp_path / "run.json"
+    run = Run(depth="quick", began="", seconds=1.0, complete=True)
+    kept.write(path, kept.Kept(run, this_machine(), [row]))
+    options = parsed(["--from", str(path)], ())
+
+    assert options.source is not None
+    assert [row.late for row in options.source.rows] == [True]
+    assert shown(options, options.source, ()) == [scenario.KEPT]
 
 
 def test_who_asks_for_less_than_his_weight_gives_him_leaves_the_rest_to_others() -> None:
