@@ -270,6 +270,8 @@ def concludes(rows: Sequence[Row]) -> list[str]:
     if not hurting:
         # whether shards help is of no interest then
         worst = max(waits, key=lambda row: row.value)
+        if not worst.value:
+            return ["No lock hurts: no thread had to wait for one.", *_of_full(rows), *_of_words(rows)]
         said = (
             f"No lock hurts: of a thread's time at most {_share(worst)} went into waiting for one, {_the(worst)}, with "
             f"{_many(worst)}."

@@ -85,7 +85,7 @@ def canvas(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
 def plain_ticks(axes: Axes, *, along: str, log: bool = False) -> None:
     """Numbers as one writes them, and no powers of ten; on a log scale 1, 2, 5 of each decade if these are few."""
     axis = axes.yaxis if along == "y" else axes.xaxis
-    if log:
+    if log and axis.get_data_interval()[1] > 0:  # where all is 0, no logarithm is
         (axes.set_yscale if along == "y" else axes.set_xscale)("log")
         low, high = axis.get_view_interval()
         axis.set_major_locator(LogLocator(subs=(1.0,) if high > 150 * low else (1.0, 2.0, 5.0), numticks=8))

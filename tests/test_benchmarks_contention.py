@@ -149,6 +149,10 @@ def test_more_shards_help_if_every_round_says_so(few: tuple[float, ...], many: t
     assert said.endswith("20 ms a second for their write side instead of 80.")
 
 
+def test_where_nobody_waits_no_share_is_told() -> None:
+    assert concludes([waited("turn", 8, 0.0)]) == ["No lock hurts: no thread had to wait for one."]
+
+
 def test_what_only_hurts_where_max_flows_is_reached_is_said_apart() -> None:
     full = waited("idle", 64, 500.0)
     said = concludes([*CALM, replace(full, at={**full.at, "figure": "full"})])
