@@ -39,7 +39,7 @@ from flowctl.ticket import Ticket
 if TYPE_CHECKING:
     from flowctl.adaptive import AdaptiveLimit
     from flowctl.policies.limits import Aimd, Gradient2, QueueWait
-    from flowctl.snapshot import BandStats, Stats
+    from flowctl.snapshot import BandStats, Contention, LockUse, ShardUse, Stats, WordUse
 
 del TYPE_CHECKING
 
@@ -55,6 +55,7 @@ __all__ = [
     "CollectReport",
     "ConcurrencyLimit",
     "Config",
+    "Contention",
     "ControllerClosed",
     "Displaced",
     "EarliestDeadline",
@@ -70,6 +71,7 @@ __all__ = [
     "Gradient2",
     "Holdback",
     "InFlight",
+    "LockUse",
     "LongestFlow",
     "LowerPriority",
     "MaxOf",
@@ -85,6 +87,7 @@ __all__ = [
     "RoundRobin",
     "Saturated",
     "Saturation",
+    "ShardUse",
     "SignalState",
     "SloDeadline",
     "Static",
@@ -92,6 +95,7 @@ __all__ = [
     "Ticket",
     "WaitingRoom",
     "WeightedFair",
+    "WordUse",
     "__version__",
     "current_ticket",
 ]
@@ -103,9 +107,13 @@ _LATER = {
     "AdaptiveLimit": "flowctl.adaptive",
     "Aimd": "flowctl.policies.limits",
     "BandStats": "flowctl.snapshot",
+    "Contention": "flowctl.snapshot",
     "Gradient2": "flowctl.policies.limits",
+    "LockUse": "flowctl.snapshot",
     "QueueWait": "flowctl.policies.limits",
+    "ShardUse": "flowctl.snapshot",
     "Stats": "flowctl.snapshot",
+    "WordUse": "flowctl.snapshot",
 }
 
 

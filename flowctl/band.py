@@ -21,6 +21,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar, final
 
+from flowctl import sync
 from flowctl.config import BandConfig
 from flowctl.drain import DrainRate
 from flowctl.lease import Lease, Leased, LeaseTable
@@ -95,12 +96,12 @@ class PriorityBand(Generic[F]):
         "virtual_time",
     )
 
-    def __init__(self, priority: int, config: BandConfig, lease: Lease) -> None:
+    def __init__(self, priority: int, config: BandConfig, lease: Lease, mutex: sync.Mutex | None = None) -> None:
         # fixed after construction; the lease has a pin for each flow, and one more if the band is configured
         self.priority = priority
         self.config = config
         self.lease = lease
-        self.flows: LeaseTable[str, F] = LeaseTable()
+        self.flows: LeaseTable[str, F] = LeaseTable(mutex)
         self.flow_by_id = self.flows.entries
         self.is_keyed = not isinstance(config.ordering, Fcfs)
         self._new_queue = _keyed_queue() if self.is_keyed else FlowQueue

@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, final
 
 from flowctl import sync
-from flowctl.atomic import CountedWord
 from flowctl.band import Halts
 from flowctl.clock import Clock, MonotonicClock
 from flowctl.collector import TICK
@@ -501,22 +500,11 @@ class FlowController:
         return turn.read(snapshot)
 
     def contention(self) -> Contention | None:
-        """How often threads had to wait for each other since this process began; None without `Config.profile`."""
-        from flowctl.snapshot import Contention, ShardUse  # noqa: PLC0415 - see there
-
-        registry, lock = self._state.registry, self._state.turn.lock
-        if not isinstance(lock, sync.CountedRLock):
-            return None
-        words = [band.lease.word for band in registry.bands.entries.copy().values()]
-        counted = [word for word in words if isinstance(word, CountedWord)]
-        return Contention(
-            turn=lock.usage.seen(),
-            shards=tuple(
-                ShardUse(shard.lock.reads.seen(), shard.lock.writes.seen()) for shard in registry.topology.live
-            ),
-            exchanges=sum(word.attempts for word in counted),
-            lost_exchanges=sum(word.lost for word in counted),
-        )
+        """Where threads met since this process began, and how long they waited for each other; None without
+        `Config.profile`.
+        """
+        profile = self._state.profile
+        return profile and profile.seen([shard.lock for shard in self._state.registry.topology.live])
 
     def flows(self) -> list[FlowKey]:
         """The flows that exist, the highest priority first, then by id."""

@@ -13,14 +13,6 @@ class CollectReport(NamedTuple):
     shards: int = 0
 
 
-class LockUse(NamedTuple):
-    """How often a lock was taken, how often somebody waited for it, and for how many seconds in all."""
-
-    acquisitions: int
-    waits: int
-    waited: float
-
-
 class SignalState(NamedTuple):
     """A saturation signal as it stands: "fresh", "failing" (its latest sample failed, an older one still counts), or
     "stale" (none counts any more: `on_failure` does). `age` is that of the latest good sample, in seconds from when its

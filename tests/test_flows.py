@@ -295,7 +295,7 @@ def test_a_flow_made_anew_while_its_predecessor_is_finalised_keeps_its_own_queue
     detach = Shard.detach
     tickets: list[Ticket] = []
 
-    def come_back_meanwhile(shard: Shard, flow: Flow) -> bool:
+    def come_back_meanwhile(shard: Shard, flow: Flow) -> int:
         if flow is old and not tickets:
             request = Request(FlowKey("a"), ttl=9 * TIMEOUT)
             tickets.extend(controller.submit(request, lambda ticket: None) for _ in range(2))
@@ -401,7 +401,7 @@ def test_of_two_collections_at_once_the_second_returns_at_once_and_the_band_leas
     clock.advance(TIMEOUT)
     inside, go_on, detach = threading.Event(), threading.Event(), Shard.detach
 
-    def slowly(shard: Shard, flow: Flow) -> bool:
+    def slowly(shard: Shard, flow: Flow) -> int:
         inside.set()
         assert go_on.wait(30)
         return detach(shard, flow)

@@ -179,6 +179,16 @@ def test_an_unpin_without_a_pin_is_the_callers_misuse(make_word: MakeWord) -> No
 
 
 @each_backend
+def test_several_pins_are_given_back_at_once_or_not_at_all(make_word: MakeWord) -> None:
+    lease = Lease(make_word(born(7.0, pins=3)))
+
+    lease.unpin(lambda: 8.0, 2)
+    with pytest.raises(RuntimeError, match="no pin"):
+        lease.unpin(lambda: 9.0, 2)
+    assert lease.pins == 1
+
+
+@each_backend
 def test_an_unpin_of_a_marked_lease_is_the_callers_misuse(make_word: MakeWord) -> None:
     lease = Lease(make_word(word_of(0, 5, MARK)))
 

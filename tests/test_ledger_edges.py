@@ -7,7 +7,6 @@ import pytest
 
 from flowctl import (
     ConcurrencyLimit,
-    Config,
     Expired,
     FlowController,
     FlowKey,
@@ -16,11 +15,11 @@ from flowctl import (
     Request,
     Ticket,
     WaitingRoom,
-    sync,
 )
 from flowctl.flow import Flow
 from flowctl.gate import Load
 from flowctl.lease import MAX_PINS
+from flowctl.ledger import Ledger
 from flowctl.sections import AGED_A_SECTION
 from flowctl.testing import FakeClock
 from flowctl.ticket import Hold
@@ -111,23 +110,25 @@ def test_an_audit_mends_nothing_that_came_right_since_its_picture(controller: Fl
     assert holder.release()
 
 
-def test_a_collection_looks_at_few_tickets_in_a_section(make_controller: MakeController) -> None:
-    controller = make_controller(Config(profile=True), gate=ConcurrencyLimit(10 * AGED_A_SECTION))
-    counted = controller._state.turn.lock
-    assert isinstance(counted, sync.CountedRLock)
-
-    def sections_of_a_collection() -> int:
-        before = counted.usage.acquisitions
-        controller.collect()
-        return counted.usage.acquisitions - before
-
+def test_a_collection_looks_at_few_tickets_in_a_section(
+    make_controller: MakeController, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller = make_controller(gate=ConcurrencyLimit(10 * AGED_A_SECTION))
     controller.admit("a").release()
-    at_rest = sections_of_a_collection()
     tickets = [controller.admit("a") for _ in range(10 * AGED_A_SECTION)]
+    aged: list[int] = []
+    age = Ledger.age
 
-    assert sections_of_a_collection() == at_rest + 10
-    assert len(controller._state.turn.ledger.holds) == len(tickets)
-    assert sections_of_a_collection() == at_rest
+    def noted(ledger: Ledger, hand_in: Callable[[Hold[Flow]], None], most: int | None = None) -> None:
+        before = len(ledger.young)
+        age(ledger, hand_in, most)
+        aged.append(before - len(ledger.young))
+
+    monkeypatch.setattr(Ledger, "age", noted)
+    controller.collect()
+
+    assert sum(aged) == len(tickets) == len(controller._state.turn.ledger.holds)
+    assert max(aged) == AGED_A_SECTION
 
 
 def test_a_section_ages_the_first_few_tickets(make_controller: MakeController) -> None:

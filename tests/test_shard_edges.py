@@ -44,7 +44,7 @@ def test_who_attaches_or_detaches_waits_for_those_who_look(spawn: Spawn, shard: 
         changing.thread.join(A_MOMENT)
         waited = not changing.done
 
-    assert changing.result() is True
+    assert changing.result()
     assert waited
 
 

@@ -17,10 +17,12 @@ PACKAGE = Path(__file__).parents[2] / "flowctl"
 FLOORS = (
     ("request", "stats"),
     ("snapshot",),
+    ("usage",),
     ("sync",),
     ("errors", "clock", "atomic", "incidents", "policies.stateless"),
     (
         "lease",
+        "profile",
         "wheel",
         "drain",
         "policies",
