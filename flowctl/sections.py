@@ -34,7 +34,6 @@ class Sections(ABC):
     """The lock over a `Ledger`, and how one gets under it."""
 
     __slots__ = (
-        "_busy",
         "_now",
         "_observer",
         "_owed",
@@ -63,7 +62,6 @@ class Sections(ABC):
         self.lock: sync.Mutex = sync.RLock() if lock is None else lock
         # guarded by lock
         self.ledger = Ledger()
-        self._busy = False
         # until then nobody who waits can go, unless a section changes something: the head's deadline
         self._stuck_until = -math.inf
         self._rests = False  # the act of this section let nobody go who could not before: it needs no round
@@ -107,17 +105,7 @@ class Sections(ABC):
             act(self._now())
             return
         with self.lock:
-            self._busy = True
-            self.bar = math.inf
-            try:
-                self.ledger.age(self.hand_in)
-                act(self._now())
-            except BaseException:
-                self._torn = True
-                raise
-            finally:
-                self._busy = False
-                self.bar = math.inf if self._torn else self.ledger.top
+            self._alone_locked(lambda: act(self._now()))
         if self._owed or self._returns or self._torn or self.news.settled:
             self.help()
 
@@ -128,14 +116,7 @@ class Sections(ABC):
         if sync.is_mine(self.lock):
             return look(self.ledger)
         with self.lock:
-            self._busy = True
-            self.bar = math.inf
-            try:
-                self.ledger.age(self.hand_in)
-                seen = look(self.ledger)
-            finally:
-                self._busy = False
-                self.bar = math.inf if self._torn else self.ledger.top
+            seen = self._alone_locked(lambda: look(self.ledger))
         if self._returns or self.news.incidents:  # of a handler that came meanwhile, of a gate that failed
             self.help()
         return seen
@@ -148,19 +129,19 @@ class Sections(ABC):
             if sync.is_mine(self.lock):
                 return
             with self.lock:
-                self._age_locked()
+                self._alone_locked(lambda: None, AGED_A_SECTION)
         self.help()
 
-    def _age_locked(self) -> None:
-        self._busy = True
+    def _alone_locked(self, act: Callable[[], T], most: int | None = None) -> T:
+        """A section without a round, which ages so many tickets first (None: all)."""
         self.bar = math.inf
         try:
-            self.ledger.age(self.hand_in, AGED_A_SECTION)
+            self.ledger.age(self.hand_in, most)
+            return act()
         except BaseException:
             self._torn = True
             raise
         finally:
-            self._busy = False
             self.bar = math.inf if self._torn else self.ledger.top
 
     def help(self) -> None:
@@ -183,7 +164,6 @@ class Sections(ABC):
         return hold
 
     def _section_locked(self, act: Act) -> None:
-        self._busy = True
         self.bar = math.inf
         try:
             now = self._now()
@@ -199,7 +179,7 @@ class Sections(ABC):
             self._torn = True
             raise
         finally:
-            self._busy = self._rests = False
+            self._rests = False
             self.bar = math.inf if self._torn else self.ledger.top
 
     def _mend_locked(self, now: float) -> None:
@@ -239,7 +219,7 @@ class Sections(ABC):
         self.lock = sync.RLock()
         self.ledger = Ledger()
         self.news = news
-        self._busy = self._torn = self._owed = self._rests = False
+        self._torn = self._owed = self._rests = False
         self._stuck_until = -math.inf
         self.bar = self.ledger.top
         self._returns = deque()
@@ -250,7 +230,7 @@ class Sections(ABC):
 
     def _check(self) -> None:
         with self.lock:
-            assert not self._busy, "a section that never ended"
+            assert self.bar == self.ledger.top, "a section that never ended"
             self.ledger.age(self.hand_in)
             self.ledger._check()
 

@@ -92,7 +92,6 @@ class Turn(Holders):
         with self.lock:
             if band.door <= self.bar:
                 return None
-            self._busy = True
             self.bar = math.inf
             try:
                 if not self._has_room_locked(cost, band.priority):
@@ -108,7 +107,6 @@ class Turn(Holders):
                 self._torn = True
                 raise
             finally:
-                self._busy = False
                 self.bar = math.inf if self._torn else ledger.top
         if self._returns or self.news.settled or self.news.incidents:
             self.help()

@@ -137,7 +137,7 @@ def test_a_section_ages_the_first_few_tickets(make_controller: MakeController) -
     tickets = [controller.admit("a") for _ in range(2 * AGED_A_SECTION)]
     turn = controller._state.turn
     with turn.lock:
-        turn._age_locked()
+        turn._alone_locked(lambda: None, AGED_A_SECTION)
 
     assert list(turn.ledger.young) == [ticket.serial for ticket in tickets[AGED_A_SECTION:]]
 

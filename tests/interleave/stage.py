@@ -99,7 +99,7 @@ class Stage:
             assert ledger.is_held(ticket.serial), "somebody holds a ticket that is in no book"
             assert isinstance(ticket._flow, Flow)
             self.check_used(ticket._flow)
-        if self.controller._state.turn._busy:
+        if self.controller._state.turn.bar != ledger.top:
             return  # the books are being changed
         for band in ledger.waiting:
             for serial in band.backlog:
