@@ -62,8 +62,12 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         "measured. How to read the table: benchmarks/README.md.",
     )
     depth = parser.add_mutually_exclusive_group()
-    depth.add_argument("--quick", dest="depth", action="store_const", const=QUICK, help="under 1 minute, and rough")
-    depth.add_argument("--full", dest="depth", action="store_const", const=FULL, help="up to 40 minutes")
+    depth.add_argument(
+        "--quick", dest="depth", action="store_const", const=QUICK, help="2.5 minutes, and rougher (default: 3.5)"
+    )
+    depth.add_argument(
+        "--full", dest="depth", action="store_const", const=FULL, help="11 to 12 minutes: all sizes, for runs to keep"
+    )
     parser.set_defaults(depth=DEFAULT)
     parser.add_argument(
         "--only", type=_chosen, default=QUESTIONS, metavar="NAMES", help="questions, by commas: see --list"
