@@ -623,7 +623,7 @@ def examples(count: int, *, derandomize: bool = CI, phases: tuple[Phase, ...] = 
     )
 
 
-@pytest.mark.timeout(60 + EXAMPLES // 5)
+@pytest.mark.timeout(300 + EXAMPLES // 2)
 def test_a_controller_does_what_the_oracle_does(proof: Proof) -> None:
     run_state_machine_as_test(ControllerMachine, settings=examples(EXAMPLES))
 

@@ -746,7 +746,7 @@ CONTROLS: Final[Sequence[Callable[[Patch], None]]] = (
 )
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("control", [pytest.param(control, id=control.__name__) for control in CONTROLS])
 def test_the_machine_finds_that(control: Callable[[Patch], None], monkeypatch: Patch, proof: Proof) -> None:
     made: list[ControllerMachine] = []

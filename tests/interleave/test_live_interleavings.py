@@ -24,7 +24,7 @@ from tests.interleave.scheduled import SharedValue
 from tests.interleave.stage import SHORT, Stage
 from tests.proof import Proof
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 TWO_BANDS = [BandConfig(priority=0), BandConfig(priority=5)]
 

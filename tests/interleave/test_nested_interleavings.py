@@ -15,7 +15,7 @@ from tests.interleave.scheduled import ScheduledRLock
 from tests.interleave.stage import Stage
 from tests.proof import Proof
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 Change = Callable[[Stage], object]
 

@@ -21,7 +21,7 @@ from tests.interleave.scheduled import SharedValue
 from tests.interleave.stage import Stage
 from tests.proof import Proof
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 AT_ONCE = Config(flow_gc_timeout=0, band_gc_timeout=0, shards=1)
 

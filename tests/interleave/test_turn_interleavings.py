@@ -20,7 +20,7 @@ from tests.interleave.explorer import Scenario
 from tests.interleave.stage import SHORT, Stage
 from tests.proof import Proof
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 ONE_PLACE = Config(max_requests=1, shards=1)
 
