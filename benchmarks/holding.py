@@ -86,6 +86,10 @@ class _Timed:
     ) -> None:
         self.release()
 
+    @property
+    def _is_owned(self) -> Callable[[], bool]:
+        return sync.ownership(self._lock)
+
 
 @final
 class _Side:

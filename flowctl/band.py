@@ -93,13 +93,14 @@ class PriorityBand(Generic[F]):
         "lease",
         "priority",
         "queued_bytes",
+        "roomy_bytes",
+        "roomy_requests",
         "virtual_time",
     )
 
     def __init__(self, priority: int, config: BandConfig, lease: Lease, mutex: sync.Mutex | None = None) -> None:
         # fixed after construction; the lease has a pin for each flow, and one more if the band is configured
         self.priority = priority
-        self.config = config
         self.lease = lease
         self.flows: LeaseTable[str, F] = LeaseTable(mutex)
         self.flow_by_id = self.flows.entries
@@ -109,6 +110,7 @@ class PriorityBand(Generic[F]):
         self._metered = config.fairness if is_metered(config.fairness) else None
         # written under the turn, read by anyone: takes no new request any more
         self.is_retired = False
+        self._limit(config)
         # its priority, if whoever comes may go before all that wait below it; else that of nobody
         self.door: float = priority
         self.halts = Halts()
@@ -155,7 +157,7 @@ class PriorityBand(Generic[F]):
         self.backlog[ticket.serial] = ticket
         self.queued_bytes += ticket.size
         if flow.place is None:
-            self._enter(flow, 0.0 if ticket.wait is None else ticket.wait.price)
+            self._enter(flow, 0.0 if ticket.wait is None else ticket.wait.price or 0.0)
         elif self._by_head and flow.queue.head is ticket:
             self._place(flow)
         self._ranking.grew(flow, len(self.backlog))
@@ -166,7 +168,7 @@ class PriorityBand(Generic[F]):
         flow.queue.withdraw(ticket)
         del self.backlog[ticket.serial]
         self.queued_bytes -= ticket.size
-        if not flow.queue:
+        if not flow.queue.requests:
             flow.queue = EMPTY
             self._leave(flow)
         elif was_head and flow.place is not None:
@@ -200,7 +202,7 @@ class PriorityBand(Generic[F]):
         self.has_gone = True
         self.virtual_time = max(self.virtual_time, flow.start)
         flow.start = flow.finish = flow.start + charge
-        if not self._by_head and len(flow.queue) > 1:  # else it is about to leave the ring
+        if not self._by_head and flow.queue.requests > 1:  # else it is about to leave the ring
             self._place(flow)
 
     def correct(self, flow: F, wait: Wait, charge: float) -> None:
@@ -260,9 +262,17 @@ class PriorityBand(Generic[F]):
         """Take requests, with these limits; ordering and fairness stay what they are."""
         self._ranking.forget()
         door = NOBODY if any(self.halts) else self.priority
-        self.config = config
+        self._limit(config)
         self.is_retired = False
         self.door = door
+
+    def _limit(self, config: BandConfig) -> None:
+        requests = [most for most in (config.max_requests, config.max_requests_per_flow) if most is not None]
+        in_bytes = [most for most in (config.max_bytes, config.max_bytes_per_flow) if most is not None]
+        self.config = config
+        # with no more than this in all queues, none of its limits is exceeded
+        self.roomy_requests = min(requests, default=math.inf)
+        self.roomy_bytes = min(in_bytes, default=math.inf)
 
     # --- the ring ----------------------------------------------------------------------------------------------------
 
@@ -324,11 +334,11 @@ class PriorityBand(Generic[F]):
         assert all(self.is_paused(flow) and flow.place is None for flow in self._paused), "a flow that is not paused"
         assert not any(self.is_paused(flow) for flow in live), "a paused flow in the ring"
         live += self._paused
-        assert sum(len(flow.queue) for flow in live) == len(self.backlog), "active flows against the backlog"
+        assert sum(flow.queue.requests for flow in live) == len(self.backlog), "active flows against the backlog"
         assert self.queued_bytes == sum(ticket.size for ticket in self.backlog.values()), "bytes of a band"
         for flow in live:
             flow.queue._check()
-            assert flow.queue, "an idle flow in the ring"
+            assert flow.queue.requests, "an idle flow in the ring"
 
 
 def _keyed_queue() -> type[FlowQueue]:

@@ -30,16 +30,26 @@ class Room(NamedTuple):
     error: Exception | None = None  # what a displacement policy raised: then nobody leaves
 
 
+ROOMY: Final = Room()
+"""No limit keeps it out, and nobody has to leave."""
+
+
 def make_room(config: Config, ledger: Ledger, ticket: Ticket, wait: Wait, flow: Flow) -> Room:
     """See whether a request can be queued. Nobody is named in vain: all limits hold without the victims, and some
     limit would not without any one of them.
     """
+    if (
+        ledger.queued < flow.band.roomy_requests
+        and ledger.queued_bytes + ticket.size <= flow.band.roomy_bytes
+        and (wait.room is None and config.max_requests is None and config.max_bytes is None)
+    ):
+        return ROOMY
     exceeded = list(_exceeded(config, ledger, ticket, wait, flow))
     if not exceeded:
-        return Room()
+        return ROOMY
     tripped = [excess.scope for excess in exceeded]
     queue, band = flow.queue, flow.band
-    newcomer = Newcomer(band.priority, band.share(len(queue) + 1, queue.size + ticket.size))
+    newcomer = Newcomer(band.priority, band.share(queue.requests + 1, queue.size + ticket.size))
     victims: dict[int, Ticket] = {}
     for excess in exceeded:
         try:
@@ -93,7 +103,7 @@ def _exceeded(config: Config, ledger: Ledger, ticket: Ticket, wait: Wait, flow: 
     """The limits that this request would exceed, the narrowest first."""
     band, room, size = flow.band, wait.room, ticket.size
     limits = band.config
-    over = _over(len(flow.queue), limits.max_requests_per_flow, flow.queue.size + size, limits.max_bytes_per_flow)
+    over = _over(flow.queue.requests, limits.max_requests_per_flow, flow.queue.size + size, limits.max_bytes_per_flow)
     if over is not None:
         yield _Excess("flow", *over)
     over = _over(band.queued, limits.max_requests, band.queued_bytes + size, limits.max_bytes)

@@ -370,27 +370,29 @@ class FlowController:
 
     def _arrive(self, state: State, ticket: Ticket, wait: Wait, found: Flow | None) -> None:
         """Have the ticket decided or queued, at a flow that is found or created: the optimistic loop."""
-        registry, asked = state.registry, ticket.key
+        registry, turn = state.registry, state.turn
         ticket.wait = wait
         arrived = False
         while not arrived:
-            key, flow = asked, None if found is not None and found.band.is_retired else found
-            if flow is None:
-                served = registry.look_up(asked)
+            flow = found
+            if flow is None or flow.band.is_retired:
+                served = registry.look_up(ticket.key)
                 if served is None:
-                    self._refuse_for_want_of_a_band(state.turn, ticket, wait)
+                    self._refuse_for_want_of_a_band(turn, ticket, wait)
                     return
                 key, flow = served
-            if flow is None:
-                arrived = self._arrive_at_new_flow(state, ticket, wait, key)
-                continue
-            arrived = self._arrive_at(state, ticket, wait, flow)
+                if flow is None:
+                    arrived = self._arrive_at_new_flow(state, ticket, wait, key)
+                    continue
+            # its band says how long to wait
+            wait.deadline = self._config.deadline(wait.arrived, wait.ttl, flow.band.config.default_ttl)
+            arrived = turn.arrive(ticket, wait, flow)
             if not arrived and flow.lease.is_marked:
                 registry.remove(flow)  # help whoever collects it, and go on: it will be a new flow
                 found = None
             elif not arrived:
                 wait.scope = "flow"  # it has as many pins as a lease can have
-                state.turn.refuse(ticket, Outcome.REJECTED_CAPACITY)
+                turn.refuse(ticket, Outcome.REJECTED_CAPACITY)
                 return
 
     def _refuse_for_want_of_a_band(self, turn: Turn, ticket: Ticket, wait: Wait) -> None:
@@ -398,13 +400,8 @@ class FlowController:
         wait.deadline = self._config.deadline(wait.arrived, wait.ttl, None)
         turn.refuse(ticket, turn.refusal(wait, self._clock.now()) or Outcome.REJECTED_OTHER)
 
-    def _arrive_at(self, state: State, ticket: Ticket, wait: Wait, flow: Flow) -> bool:
-        """The same at this flow, whose band says how long to wait; False if the flow cannot be pinned."""
-        wait.deadline = self._config.deadline(wait.arrived, wait.ttl, flow.band.config.default_ttl)
-        return state.turn.arrive(ticket, wait, flow)
-
     def _arrive_at_new_flow(self, state: State, ticket: Ticket, wait: Wait, key: FlowKey) -> bool:
-        """The same where the flow has to be created; False if that has to be tried again."""
+        """Have it decided or queued at a flow that has to be created; False if that has to be tried again."""
         turn = state.turn
         band = state.bands.get(key.priority)
         limits = state.registry.founded.config_at(key.priority) if band is None else band.config

@@ -32,6 +32,7 @@ from flowctl.ticket import Hold, ReleaseOutcome, Ticket, Wait
 T = TypeVar("T")
 
 DISPATCHED: Final = Outcome.DISPATCHED  # bound once: on 3.11 each look at an enum's member costs 100 ns
+NEVER_CAME: Final = Outcome.REJECTED_OTHER
 _TRY_AGAIN: Final = (Outcome.EVICTED_TTL, Outcome.EVICTED_DISPLACED)
 
 SETTLED_A_SECTION: Final = 64
@@ -133,7 +134,9 @@ class Dispatch(Sections):
                     # all gates do no more than count: they say the same until something changes
                     self._stuck_until = ticket.wait.deadline
                 return  # the head waits, and so do all behind it and below it: nobody overtakes
-            charge = self._price_locked(flow, ticket.cost, ticket.wait.metadata)
+            charge = ticket.wait.price
+            if charge is None:
+                charge = self._price_locked(flow, ticket.cost, ticket.wait.metadata)
             if charge is None:
                 skipped.add(band)
                 continue
@@ -258,7 +261,9 @@ class Dispatch(Sections):
         ledger.undispatched -= 1
         ledger.seatless -= 1
         ticket.outcome = DISPATCHED
-        if is_told or self._observer is not None:
+        if wait is not None and wait.parking is not None:
+            self.news.waking[wait.parking] = None
+        if self._observer is not None or (is_told and wait is not None and wait.on_settled is not None):
             self.news.settled.append(ticket)
 
     def _evict_locked(self, ticket: Ticket, outcome: Outcome, now: float) -> bool:
@@ -274,7 +279,10 @@ class Dispatch(Sections):
         wait.settled_at = now
         ledger.evicted += 1
         ticket.outcome = outcome
-        self.news.settled.append(ticket)
+        if wait.parking is not None:
+            self.news.waking[wait.parking] = None
+        if self._observer is not None or wait.on_settled is not None:
+            self.news.settled.append(ticket)
         ledger.drop(ticket.serial, now)  # last: what has no hold cannot be mended
         return True
 

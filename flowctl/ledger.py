@@ -73,7 +73,7 @@ class Ledger:
     """Plain books: no lock, no clock, no decision."""
 
     __slots__ = (
-        "_deadlines",
+        "deadlines",
         "waiting_in",
         "waiting_of",
         "closed",
@@ -113,7 +113,7 @@ class Ledger:
         # who is held back, by priority; replaced as a whole
         self.halts: Mapping[int, Halts] = {}
         # of the queued tickets that no thread waits for, with what was settled since: (deadline, serial), a heap
-        self._deadlines: list[tuple[float, int]] = []
+        self.deadlines: list[tuple[float, int]] = []
         # of the queued tickets whose client may leave: how to ask
         self.probed: dict[int, Callable[[], object]] = {}
         self.closed = False
@@ -284,26 +284,26 @@ class Ledger:
         settled since the last look. Infinite if there is none.
         """
         # a handler may ask in the middle of a look: nothing is changed here
-        return self._deadlines[0][0] if self._deadlines else math.inf
+        return self.deadlines[0][0] if self.deadlines else math.inf
 
     def pop_due(self, now: float, most: int) -> list[Ticket]:
         """At most so many of them whose deadline has come."""
         due: list[Ticket] = []
-        while self._deadlines and len(due) < most:
-            deadline, serial = self._deadlines[0]
+        while self.deadlines and len(due) < most:
+            deadline, serial = self.deadlines[0]
             ticket = self.queued_ticket(serial)
             if ticket is not None and deadline > now:
                 break
-            heapq.heappop(self._deadlines)
+            heapq.heappop(self.deadlines)
             if ticket is not None:
                 due.append(ticket)
         return due
 
     def _file_deadline(self, deadline: float, serial: int) -> None:
-        heapq.heappush(self._deadlines, (deadline, serial))
-        if len(self._deadlines) > 2 * self.queued + 64:  # more stale entries than live ones
-            self._deadlines = [entry for entry in self._deadlines if self.queued_ticket(entry[1]) is not None]
-            heapq.heapify(self._deadlines)
+        heapq.heappush(self.deadlines, (deadline, serial))
+        if len(self.deadlines) > 2 * self.queued + 64:  # more stale entries than live ones
+            self.deadlines = [entry for entry in self.deadlines if self.queued_ticket(entry[1]) is not None]
+            heapq.heapify(self.deadlines)
 
     def queued_ticket(self, serial: int) -> Ticket | None:
         """The ticket of this serial, if it is queued."""
@@ -384,7 +384,7 @@ class Ledger:
         self.waiting.clear()
         self.ready.clear()
         self.probed.clear()
-        self._deadlines.clear()
+        self.deadlines.clear()
         self.queued = self.queued_bytes = 0
         self.in_flight = sum([hold.cost for hold in holds])
         self.seatless = len([hold for hold in self.holds.values() if not hold.cost])

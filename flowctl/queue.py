@@ -16,14 +16,12 @@ from flowctl.ticket import Ticket
 class FlowQueue:
     """Tickets in order of arrival. All of it is O(1), also a withdrawal from the middle; both ends are visible."""
 
-    __slots__ = ("_tickets", "size")
+    __slots__ = ("_tickets", "requests", "size")
 
     def __init__(self) -> None:
         self._tickets: OrderedDict[int, Ticket] = OrderedDict()
-        self.size = 0
-
-    def __len__(self) -> int:
-        return len(self._tickets)
+        self.requests = 0
+        self.size = 0  # bytes
 
     @property
     def head(self) -> Ticket | None:
@@ -47,15 +45,18 @@ class FlowQueue:
 
     def push(self, ticket: Ticket) -> None:
         self._tickets[ticket.serial] = ticket
+        self.requests += 1
         self.size += ticket.size
 
     def withdraw(self, ticket: Ticket) -> None:
         """Take it out from wherever it stands. `KeyError` if it is not in."""
         del self._tickets[ticket.serial]
+        self.requests -= 1
         self.size -= ticket.size
 
     def _check(self) -> None:
-        assert not EMPTY, "the shared empty queue is not empty"
+        assert not EMPTY.requests, "the shared empty queue is not empty"
+        assert self.requests == len(self._tickets), "requests of a queue"
         assert self.size == sum(ticket.size for ticket in self._tickets.values()), "bytes of a queue"
         assert list(self._tickets) == sorted(self._tickets), "a queue out of order"
         assert all(ticket.outcome is None for ticket in self._tickets.values()), "a settled ticket in a queue"

@@ -46,6 +46,7 @@ class Sections(ABC):
         "abandoned",
         "bar",
         "hand_in",
+        "is_interrupted",
         "ledger",
         "lock",
         "news",
@@ -60,6 +61,8 @@ class Sections(ABC):
         # re-entrant for those who come in the middle of a section of their own thread: that it is theirs tells them
         # so. Rank: alone, but for words; taken by `with` only, but for the two sections of `Turn` that are plain
         self.lock: sync.Mutex = sync.RLock() if lock is None else lock
+        # is the caller a signal handler or finaliser, in the middle of a section of its own thread?
+        self.is_interrupted = sync.ownership(self.lock)
         # guarded by lock
         self.ledger = Ledger()
         # until then nobody who waits can go, unless a section changes something: the head's deadline
@@ -90,7 +93,7 @@ class Sections(ABC):
         In a signal handler or finaliser that interrupted a section of its own thread, the change is made when that
         section ends.
         """
-        if sync.is_mine(self.lock):
+        if self.is_interrupted():
             self._returns.append(act)
             return
         with self.lock:
@@ -101,7 +104,7 @@ class Sections(ABC):
         """Run an act that only stores, and lets nobody go who could not before; at once, also in the middle of a
         section of our own thread.
         """
-        if sync.is_mine(self.lock):
+        if self.is_interrupted():
             act(self._now())
             return
         with self.lock:
@@ -113,7 +116,7 @@ class Sections(ABC):
         """Look at the books under the lock, when what was handed in is in them."""
         if self.ledger.young or self._returns:
             self.change(_nothing)
-        if sync.is_mine(self.lock):
+        if self.is_interrupted():
             return look(self.ledger)
         with self.lock:
             seen = self._alone_locked(lambda: look(self.ledger))
@@ -126,7 +129,7 @@ class Sections(ABC):
         next has to do it in one.
         """
         for _ in range(-(-len(self.ledger.young) // AGED_A_SECTION)):
-            if sync.is_mine(self.lock):
+            if self.is_interrupted():
                 return
             with self.lock:
                 self._alone_locked(lambda: None, AGED_A_SECTION)
@@ -146,16 +149,12 @@ class Sections(ABC):
 
     def help(self) -> None:
         """Finish what others left: owed rounds, returned holds, torn books, news. Costs little if there is nothing."""
-        if sync.is_mine(self.lock):
+        if self.is_interrupted():
             return  # our own thread is in a section, and comes here after it
         while self._owed or self._returns or self._torn:
             with self.lock:
                 self._section_locked(_nothing)
         self.news.tell(self.ledger.holds)
-
-    def is_interrupted(self) -> bool:
-        """Is the caller a signal handler or finaliser, in the middle of a section of its own thread?"""
-        return sync.is_mine(self.lock)
 
     def new_hold(self, ticket: Ticket) -> Hold[Flow]:
         """A hold for a ticket; once it is in the books, it comes back by itself when the ticket is dropped."""
@@ -217,6 +216,7 @@ class Sections(ABC):
     def _after_fork_in_child(self, news: News) -> None:
         """Let go of everything without looking at it."""
         self.lock = sync.RLock()
+        self.is_interrupted = sync.ownership(self.lock)
         self.ledger = Ledger()
         self.news = news
         self._torn = self._owed = self._rests = False

@@ -61,30 +61,29 @@ class Mutex(Protocol):
     ) -> None: ...
 
 
-def is_mine(lock: Mutex) -> bool:
-    """Does the calling thread hold it?"""
-    owned: bool = lock._is_owned()  # type: ignore[attr-defined]  # of every RLock there is, and not in the stubs
-    return owned
+def ownership(lock: Mutex) -> Callable[[], bool]:
+    """Does the calling thread hold it? To be asked each time."""
+    is_owned: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]  # every RLock has it; not in the stubs
+    return is_owned
 
 
 @final
-class Parking:
-    """Where one thread waits to be woken; a wake-up that comes first is kept."""
+class Parking(SimpleQueue[None]):
+    """Where one thread waits to be woken; a wake-up that comes first is kept.
 
-    __slots__ = ("_queue",)
+    Of all that Python has, this hands over fastest where there is no GIL, and ties elsewhere.
+    """
 
-    def __init__(self) -> None:
-        # of all that Python has, this hands over fastest where there is no GIL, and ties elsewhere
-        self._queue: SimpleQueue[None] = SimpleQueue()
+    __slots__ = ()
 
     def wake(self) -> None:
         """Wake the waiter, now or when it comes. Never blocks."""
-        self._queue.put(None)
+        self.put(None)
 
     def wait(self, seconds: float) -> bool:
         """Block until woken, for at most so many seconds; True if woken."""
         try:
-            self._queue.get(timeout=max(seconds, 0.0))
+            self.get(timeout=max(seconds, 0.0))
         except Empty:
             return False
         return True

@@ -112,7 +112,7 @@ class Wait:
         self.scope: Scope | None = None
         self.retry_after: float | None = None  # seconds
         self.order = 0.0  # its key by the band's ordering policy
-        self.price = 0.0  # what its flow was to be charged for it when it came, if its flow was idle
+        self.price: float | None = None  # what its flow will be charged for it, where that is known already
         self.charged: float | None = None  # to its flow, if others had to wait for it
         self.activation = 0  # of its flow, in which it was
         self.why: BaseException | None = None

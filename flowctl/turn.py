@@ -18,13 +18,14 @@ from flowctl import sync
 from flowctl.band import NOBODY, Halts, PriorityBand
 from flowctl.capacity import make_room
 from flowctl.config import BandConfig
-from flowctl.dispatch import DISPATCHED
+from flowctl.dispatch import DISPATCHED, NEVER_CAME
 from flowctl.errors import Outcome
 from flowctl.estimate import retry_after, wait_behind
 from flowctl.flow import Flow
 from flowctl.holders import Holders
 from flowctl.lease import MAX_PINS
 from flowctl.ledger import Ledger
+from flowctl.queue import EMPTY
 from flowctl.ticket import Hold, ReleaseOutcome, Ticket, Wait
 
 _new: Final = object.__new__
@@ -105,6 +106,8 @@ class Turn(Holders):
                 self._grant_locked(ticket, hold, wait, self._now(), is_told=False)
             except BaseException:
                 self._torn = True
+                if ticket.outcome is None:
+                    ticket.outcome = NEVER_CAME  # nobody will ever have it: its hold is to be taken out
                 raise
             finally:
                 self.bar = math.inf if self._torn else ledger.top
@@ -152,7 +155,7 @@ class Turn(Holders):
             nonlocal arrived
             arrived = self._arrive_locked(ticket, hold, wait, flow, now)
 
-        if sync.is_mine(self.lock):
+        if self.is_interrupted():
             self._arrive_interrupted_locked(ticket, wait, flow)
             return True
         with self.lock:
@@ -210,7 +213,7 @@ class Turn(Holders):
             self._round_locked(now)  # a head whose deadline has come keeps nobody out
         may_go = band.priority > ledger.top and not band.is_paused(flow)
         if may_go and self._has_room_locked(ticket.cost, band.priority):
-            self._grant_locked(ticket, hold, wait, now, is_told=wait.on_settled is not None)
+            self._grant_locked(ticket, hold, wait, now)
             return None
         return self._queue_locked(ticket, wait, flow, now)
 
@@ -220,7 +223,8 @@ class Turn(Holders):
         if wait.deadline == wait.arrived:
             wait.retry_after = retry_after(["band"], ledger, flow, now)
             return Outcome.REJECTED_SATURATED
-        self._expire_locked(now)  # nobody whose deadline has come takes up room, but where its own thread is late
+        if ledger.deadlines:
+            self._expire_locked(now)  # nobody whose deadline has come takes up room, but where its own thread is late
         if not ledger.queued:
             ledger.drained.begin(now)
         if not flow.band.queued:
@@ -250,8 +254,8 @@ class Turn(Holders):
     def _enqueue_locked(self, ticket: Ticket, wait: Wait, flow: Flow) -> None:
         if wait.on_settled is None:
             wait.parking = sync.Parking()
-        if flow.band.has_gone and not flow.queue:
-            wait.price = self._price_locked(flow, ticket.cost, wait.metadata) or 0.0
+        if flow.band.has_gone and flow.queue is EMPTY:
+            wait.price = self._price_locked(flow, ticket.cost, wait.metadata)
         self.ledger.enqueue(ticket, wait, flow)
 
     def _is_doomed_locked(self, ticket: Ticket, wait: Wait, flow: Flow, now: float) -> bool:
@@ -345,7 +349,7 @@ class Turn(Holders):
             if hold is not None and self._learners:
                 self._learn_locked(ticket, hold, now, outcome)
 
-        if sync.is_mine(self.lock):
+        if self.is_interrupted():
             return self._release_interrupted_locked(ticket)
         with self.lock:
             self._section_locked(act)

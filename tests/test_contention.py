@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 
-from flowctl import ConcurrencyLimit, Config, FlowController, LockUse, WordUse, stats
+from flowctl import ConcurrencyLimit, Config, FlowController, LockUse, WordUse, snapshot
 from flowctl.atomic import AtomicWord, CellWord, CountedWord, WordUsage
 from flowctl.lease import SectionWord
 from flowctl.sync import CountedRLock, RLock, RWLock, SharedUsage
@@ -20,7 +20,7 @@ from tests.support import PATIENCE, MakeController, Spawn
 
 
 def test_the_examples_work() -> None:
-    results = doctest.testmod(stats)
+    results = doctest.testmod(snapshot)
 
     assert results.attempted > 0
     assert results.failed == 0

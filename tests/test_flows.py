@@ -196,7 +196,7 @@ def test_a_request_that_waits_for_many_timeouts_without_new_traffic_is_still_ser
         clock.advance(TIMEOUT)
         controller.collect()
         assert flow_of(controller) is flow
-        assert len(flow.queue) == 1
+        assert flow.queue.requests == 1
 
     holder.release()
     ticket = waiter.result()

@@ -351,7 +351,7 @@ def a_flow_that_shrank_is_not_ranked_anew(patch: Patch) -> None:
         newest = flow.queue.newest
         if newest is None:
             return longest_first(self)
-        return iter([(share(self, len(flow.queue) - 1, flow.queue.size - newest.size), newest)])
+        return iter([(share(self, flow.queue.requests - 1, flow.queue.size - newest.size), newest)])
 
     patch.setattr(PriorityBand, "longest_first", broken)
 
@@ -359,7 +359,7 @@ def a_flow_that_shrank_is_not_ranked_anew(patch: Patch) -> None:
 def the_longest_flow_is_emptied_before_the_next(patch: Patch) -> None:
     def broken(self: PriorityBand[Flow]) -> Iterator[tuple[float, Ticket]]:
         flows = [place[2] for place in self._ring if place[2].place is place]
-        for flow in sorted(flows, key=lambda flow: -self.share(len(flow.queue), flow.queue.size)):
+        for flow in sorted(flows, key=lambda flow: -self.share(flow.queue.requests, flow.queue.size)):
             newest_first = list(flow.queue.newest_first())
             for nth, ticket in enumerate(newest_first, start=1):
                 staying = newest_first[nth:]
@@ -616,7 +616,7 @@ def a_flow_in_use_makes_room(patch: Patch) -> None:
     def broken(self: FlowRegistry) -> bool:
         if collect(self):
             return True
-        flow = next((flow for flow in self.topology.flows() if not flow.queue), None)
+        flow = next((flow for flow in self.topology.flows() if not flow.queue.requests), None)
         if flow is None:
             return False
         flow.pins = MARKED_FOR_DELETION // ONE_PIN

@@ -438,6 +438,7 @@ _SHARED_CONTENT: Final[Sequence[tuple[type, str]]] = (
     (FlowRegistry, "_newborn"),
     (Sections, "_returns"),
     (Ledger, "holds"),
+    (News, "waking"),
     (News, "settled"),
     (News, "incidents"),
     (News, "_drainers"),

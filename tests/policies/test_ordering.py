@@ -279,14 +279,14 @@ def test_random_adds_and_withdrawals_agree_with_a_sorted_list(seed: int, keyed: 
             tickets[serial] = ticket_at(serial, order)
             queue.push(tickets[serial])
         queue._check()
-        assert len(queue) == len(model)
+        assert queue.requests == len(model)
         assert queue.size == sum(ticket.size for ticket in tickets.values())
         assert queue.head is (tickets[model[0][1]] if model else None)
         assert queue.newest is (tickets[max(tickets)] if model else None)
         assert [ticket.serial for ticket in queue.newest_first()] == sorted(tickets, reverse=True)
 
     assert drained(queue) == [serial for _, serial in model]
-    assert (len(queue), queue.size, queue.head, queue.newest) == (0, 0, None, None)
+    assert (queue.requests, queue.size, queue.head, queue.newest) == (0, 0, None, None)
 
 
 def test_what_is_not_in_a_keyed_queue_cannot_be_withdrawn_from_it() -> None:
