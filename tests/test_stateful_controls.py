@@ -6,6 +6,7 @@ Each breaks the real code in one place. An example that differs from the oracle 
 from __future__ import annotations
 
 import heapq
+import math
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -79,6 +80,23 @@ def a_withdrawal_runs_no_round(patch: Patch) -> None:
         return withdrawn
 
     patch.setattr(Turn, "withdraw", broken)
+
+
+def who_comes_and_goes_next_runs_no_round(patch: Patch) -> None:
+    def broken(self: Turn, flow: Flow, ticket: Ticket) -> bool:
+        return False
+
+    patch.setattr(Turn, "_is_next", broken)
+
+
+def a_head_whose_deadline_has_come_keeps_others_out(patch: Patch) -> None:
+    run_round = Turn._round_locked
+
+    def broken(self: Turn, now: float) -> None:
+        run_round(self, now)
+        self._stuck_until = math.inf if self._stuck_until > -math.inf else -math.inf
+
+    patch.setattr(Turn, "_round_locked", broken)
 
 
 def a_new_limit_runs_no_round(patch: Patch) -> None:
@@ -684,6 +702,8 @@ CONTROLS: Final[Sequence[Callable[[Patch], None]]] = (
     idle_capacity_is_held_against_a_flow,
     a_flow_that_was_idle_comes_with_its_credit,
     a_withdrawal_runs_no_round,
+    who_comes_and_goes_next_runs_no_round,
+    a_head_whose_deadline_has_come_keeps_others_out,
     a_new_limit_runs_no_round,
     places_are_given_back_at_the_next_sweep,
     a_queue_takes_one_more_than_its_limit,
