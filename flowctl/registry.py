@@ -207,10 +207,6 @@ class FlowRegistry:
         now = self._clock.now()
         collected: list[int] = []
 
-        def file_some() -> bool:
-            self._file_newborn_locked(now, most=A_SECTION)
-            return True
-
         def bring_up() -> bool:
             self._wheel.turn(int(now * 1000))
             return True
@@ -218,9 +214,7 @@ class FlowRegistry:
         def look_at_some() -> bool:
             return self._look_locked(now, collected.append, pinned)
 
-        # some at a time: a creator that needs room does not wait for all of them
-        for _ in range(0, len(self._newborn), A_SECTION):
-            self._turn_wheel(file_some)
+        self._file_newborn(now)
         if self._turn_wheel(bring_up):
             while self._turn_wheel(look_at_some):
                 pass
@@ -265,6 +259,7 @@ class FlowRegistry:
 
     def _collect_longest_idle(self) -> bool:
         """Collect the flow that was idle for longest; False if none of those looked at is idle."""
+        self._file_newborn(self._clock.now())
         return self._turn_wheel(self._collect_longest_idle_locked)
 
     def _collect_longest_idle_locked(self) -> bool:
@@ -300,6 +295,16 @@ class FlowRegistry:
         """Remove and finalise a marked flow; True if this call finalised it."""
         self.remove(flow)
         return self._finalise(flow) > 0
+
+    def _file_newborn(self, now: float) -> None:
+        """File all those that there are by now, some at a time: whoever needs the wheel does not wait for all."""
+
+        def file_some() -> bool:
+            self._file_newborn_locked(now, most=A_SECTION)
+            return True
+
+        for _ in range(0, len(self._newborn), A_SECTION):
+            self._turn_wheel(file_some)
 
     def _file_newborn_locked(self, now: float, most: int) -> None:
         newborn = self._newborn
