@@ -368,10 +368,7 @@ def test_control_a_rest_of_a_round_that_nobody_does_is_found(monkeypatch: pytest
 
 
 def test_control_a_grant_that_nobody_tells_is_found(monkeypatch: pytest.MonkeyPatch, proof: Proof) -> None:
-    def tell_nobody(news: News, telling: list[Ticket]) -> None:
-        telling.clear()
-
-    monkeypatch.setattr(News, "_tell", tell_nobody)
+    monkeypatch.setattr(News, "wake", lambda news: news.waking.clear())
 
     RELEASE_AND_REQUEST.fails_without("the wake-up after the section", proof, "deadlock")
 
