@@ -26,6 +26,10 @@ Act = Callable[[float], None]
 
 T = TypeVar("T")
 
+_Returns = deque[Hold[Flow] | int | Act]  # an int: the serial of a claim
+_ToGrant = tuple[Callable[[], bool], sync.Mutex, Ledger, dict[int, Ticket], _Returns]
+_ToRelease = tuple[*_ToGrant, deque[Ticket], Callable[[], float]]
+
 AGED_A_SECTION: Final = 128
 """Tickets that the collector looks at under the lock in one go: a tenth of a millisecond, or two."""
 
@@ -77,11 +81,14 @@ class Sections(ABC):
         self._torn = False
         self._owed = False
         # fed in single steps by anyone, emptied under lock
-        self._returns: deque[Hold[Flow] | int | Act] = deque()  # an int: the serial of a claim
+        self._returns: _Returns = deque()
         self.hand_in = self._returns.append
-        # in one piece each, since it is quicker to unpack one than to look each up
-        self._to_grant = self.lock, self.ledger, self.ledger.young, self._returns
-        self._to_release = self.lock, self.ledger, self.ledger.young, self._returns, self.news.settled, self._now
+        self._to_grant, self._to_release = self._at_hand()
+
+    def _at_hand(self) -> tuple[_ToGrant, _ToRelease]:
+        """What the plain sections need, in one piece each: it is quicker to unpack one than to look each up."""
+        to_grant = self.lock.acquire, self.lock, self.ledger, self.ledger.young, self._returns
+        return to_grant, (*to_grant, self.news.settled, self._now)
 
     @abstractmethod
     def _round_locked(self, now: float) -> None:
@@ -224,9 +231,7 @@ class Sections(ABC):
         self.bar = self.ledger.top
         self._returns = deque()
         self.hand_in = self._returns.append
-        # in one piece each, since it is quicker to unpack one than to look each up
-        self._to_grant = self.lock, self.ledger, self.ledger.young, self._returns
-        self._to_release = self.lock, self.ledger, self.ledger.young, self._returns, self.news.settled, self._now
+        self._to_grant, self._to_release = self._at_hand()
 
     def _check(self) -> None:
         with self.lock:

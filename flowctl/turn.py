@@ -56,10 +56,10 @@ class Turn(Holders):
         ticket.size = size
         ticket.wait = wait
         ticket.notice = None
-        lock, ledger, young, returns = self._to_grant
+        acquire, lock, ledger, young, returns = self._to_grant
         serial = 0
         try:
-            lock.acquire()
+            acquire()
             # from here on without a call: no exception can come, and no handler
             in_flight = ledger.in_flight + cost
             pins = flow.pins
@@ -306,11 +306,11 @@ class Turn(Holders):
 
     def release(self, ticket: Ticket, outcome: ReleaseOutcome) -> bool:
         """Give back a granted ticket's seat and pin, and let go whoever waits for it; False if that was done before."""
-        lock, ledger, young, returns, settled, clock = self._to_release
+        acquire, lock, ledger, young, returns, settled, clock = self._to_release
         given_back = False
         if young:  # else ours is not among them, and where somebody watches, or the lock counts, nobody is
             try:
-                lock.acquire()
+                acquire()
                 # read here and not before the lock: however long that took, the flow's idle time begins now
                 now = clock()
                 # from here on without a call: no exception can come, and no handler

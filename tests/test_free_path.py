@@ -138,7 +138,7 @@ def test_who_looks_goes_through_the_young_tickets_once(make_controller: MakeCont
 
     assert young.times <= 1, "each look for the first one passes by all who were deleted before it"
     assert not young
-    ledger.young = turn_of(controller)._to_grant[2]
+    ledger.young = turn_of(controller)._to_grant[3]
     ledger.young.clear()
     assert [ticket.release() for ticket in tickets] == [True] * 8
 
