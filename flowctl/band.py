@@ -261,6 +261,9 @@ class PriorityBand(Generic[F]):
     def open(self, config: BandConfig) -> None:
         """Take requests, with these limits; ordering and fairness stay what they are."""
         self._ranking.forget()
+        for ticket in self.backlog.values():
+            if ticket.wait is not None:
+                ticket.wait.price = None  # weights may differ
         door = NOBODY if any(self.halts) else self.priority
         self._limit(config)
         self.is_retired = False
@@ -269,10 +272,12 @@ class PriorityBand(Generic[F]):
     def _limit(self, config: BandConfig) -> None:
         requests = [most for most in (config.max_requests, config.max_requests_per_flow) if most is not None]
         in_bytes = [most for most in (config.max_bytes, config.max_bytes_per_flow) if most is not None]
+        roomy_requests, roomy_bytes = min(requests, default=math.inf), min(in_bytes, default=math.inf)
+        # plain stores: no exception can come between them
         self.config = config
         # with no more than this in all queues, none of its limits is exceeded
-        self.roomy_requests = min(requests, default=math.inf)
-        self.roomy_bytes = min(in_bytes, default=math.inf)
+        self.roomy_requests = roomy_requests
+        self.roomy_bytes = roomy_bytes
 
     # --- the ring ----------------------------------------------------------------------------------------------------
 

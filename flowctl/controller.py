@@ -303,11 +303,11 @@ class FlowController:
                 turn.tell_granted(ticket)
                 return ticket
             self._arrive(state, ticket, wait, found)
+            if ticket.outcome is None:
+                state.look_out(wait.arrived + TICK if state.ticks_while_queued else wait.deadline)
         except BaseException:
-            state.turn.give_up(ticket)
+            turn.give_up(ticket)
             raise
-        if ticket.outcome is None:
-            state.look_out(wait.arrived + TICK if state.ticks_while_queued else wait.deadline)
         return ticket
 
     def limit(

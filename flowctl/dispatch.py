@@ -46,6 +46,7 @@ class Dispatch(Sections):
         "_ceilings",
         "_clock",
         "_config",
+        "_gate_failed",
         "_gates",
         "_is_watched",
         "_learners",
@@ -80,6 +81,7 @@ class Dispatch(Sections):
         # guarded by lock
         self.revocations = Revocations(config.revocation or Revocation())
         self._sure_seats = 0  # the least that a gate promises
+        self._gate_failed = False  # in this round
         self._ceilings: dict[int, float] = {}  # by priority; replaced by an empty one where a band has gone
 
     def change_gate(self, act: Act) -> None:
@@ -108,7 +110,7 @@ class Dispatch(Sections):
     def _round_locked(self, now: float) -> None:
         """Let go whoever can go, in order, and settle whose deadline has come."""
         ledger = self.ledger
-        self._stuck_until = -math.inf
+        self._stuck_until, self._gate_failed = -math.inf, False
         if ledger.top == NOBODY:  # and we are not closed
             self._owed = False
             return
@@ -130,7 +132,7 @@ class Dispatch(Sections):
                 continue
             if not self._has_room_locked(ticket.cost, band.priority):
                 self._owed = False
-                if self._sure_seats and not (skipped or self.news.incidents):
+                if self._sure_seats and not (skipped or self._gate_failed):
                     # all gates do no more than count: they say the same until something changes
                     self._stuck_until = ticket.wait.deadline
                 return  # the head waits, and so do all behind it and below it: nobody overtakes
@@ -184,6 +186,7 @@ class Dispatch(Sections):
         try:
             return self._ask_gates_locked(cost, priority)
         except Exception as error:  # noqa: BLE001 - a gate of the user's own; it is reported
+            self._gate_failed = True
             self.news.incident("gate", error)
             return False
 
@@ -250,7 +253,7 @@ class Dispatch(Sections):
     def _grant_locked(
         self, ticket: Ticket, hold: Hold[Flow], wait: Wait | None, now: float, *, is_told: bool = True
     ) -> None:
-        """Turn the hold of a ticket that is in no queue into seats; tell it, unless its own thread will see it."""
+        """Turn the hold of a ticket that is in no queue into seats; tell it, unless whoever asked does that himself."""
         ledger = self.ledger
         # plain stores up to the last line: no exception can come between them
         if wait is not None:
@@ -263,7 +266,7 @@ class Dispatch(Sections):
         ticket.outcome = DISPATCHED
         if wait is not None and wait.parking is not None:
             self.news.waking[wait.parking] = None
-        if self._observer is not None or (is_told and wait is not None and wait.on_settled is not None):
+        if is_told if wait is not None and wait.on_settled is not None else self._observer is not None:
             self.news.settled.append(ticket)
 
     def _evict_locked(self, ticket: Ticket, outcome: Outcome, now: float) -> bool:

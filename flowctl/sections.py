@@ -113,6 +113,7 @@ class Sections(ABC):
         """
         if self.is_interrupted():
             act(self._now())
+            self.help()
             return
         with self.lock:
             self._alone_locked(lambda: act(self._now()))
@@ -120,8 +121,8 @@ class Sections(ABC):
             self.help()
 
     def read(self, look: Callable[[Ledger], T]) -> T:
-        """Look at the books under the lock, when what was handed in is in them."""
-        if self.ledger.young or self._returns:
+        """Look at the books under the lock, when what was handed in is in them, and what was torn is mended."""
+        if self.ledger.young or self._returns or self._torn:
             self.change(_nothing)
         if self.is_interrupted():
             return look(self.ledger)
@@ -155,9 +156,12 @@ class Sections(ABC):
             self.bar = math.inf if self._torn else self.ledger.top
 
     def help(self) -> None:
-        """Finish what others left: owed rounds, returned holds, torn books, news. Costs little if there is nothing."""
+        """Finish what others left: owed rounds, returned holds, torn books, news. Costs little if there is nothing. In
+        the middle of a section of our own thread it is that which helps, after it.
+        """
         if self.is_interrupted():
-            return  # our own thread is in a section, and comes here after it
+            self._returns.append(_nothing)  # whatever has the lock looks here once it gave it back
+            return
         while self._owed or self._returns or self._torn:
             with self.lock:
                 self._section_locked(_nothing)
@@ -189,25 +193,33 @@ class Sections(ABC):
             self.bar = math.inf if self._torn else self.ledger.top
 
     def _mend_locked(self, now: float) -> None:
-        """Put right what an exception tore, then apply what was handed in while a section ran."""
-        if self._torn:
-            if not self.ledger.is_sound():
-                self.repairs += 1
-            self.ledger.rebuild()
-            self._torn = False
-        while self._returns:
-            self._stuck_until = -math.inf
-            item = self._returns[0]
-            if isinstance(item, Hold | int):
-                self._give_back_locked(item, now)
-                self._returns.popleft()  # when it is done: an exception on the way loses nothing
-                continue
-            try:
-                item(now)
-            except Exception as error:  # noqa: BLE001 - whoever made the change is gone; it is reported
-                self.news.incident("change made by a handler", error)
-            finally:
-                self._returns.popleft()  # done or failed: what fails once must not fail everybody after it
+        """Put right what an exception tore, and apply what was handed in while a section ran."""
+        while self._torn or self._returns:
+            if self._torn:
+                self._repair_locked()
+            else:
+                self._take_in_locked(self._returns[0], now)
+
+    def _repair_locked(self) -> None:
+        if not self.ledger.is_sound():
+            self.repairs += 1
+        self.ledger.rebuild()
+        self._torn = False
+
+    def _take_in_locked(self, item: Hold[Flow] | int | Act, now: float) -> None:
+        """Apply the first of what was handed in."""
+        self._stuck_until = -math.inf
+        if isinstance(item, Hold | int):
+            self._give_back_locked(item, now)
+            self._returns.popleft()  # when it is done: an exception on the way loses nothing
+            return
+        try:
+            item(now)
+        except Exception as error:  # noqa: BLE001 - whoever made the change is gone; it is reported
+            self._torn = True  # it may have come anywhere: nobody goes on before the books are made anew
+            self.news.incident("change made by a handler", error)
+        finally:
+            self._returns.popleft()  # done or failed: what fails once must not fail everybody after it
 
     def _give_back_locked(self, claim: Hold[Flow] | int, now: float) -> None:
         if isinstance(claim, int):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, final
 
 from flowctl import sync
@@ -89,39 +90,44 @@ class Turn(Holders):
         """The same where gates have to be asked, or somebody is to know when it was granted."""
         ticket = Ticket(self, flow, cost, size)
         ticket.wait = wait
-        ledger, band = self.ledger, flow.band
-        with self.lock:
-            if band.door <= self.bar:
-                return None
-            self.bar = math.inf
-            try:
-                if not self._has_room_locked(cost, band.priority):
-                    return None
-                hold = self.new_hold(ticket)
-                if not ledger.enter(ticket, hold, flow):
-                    return None
-                if self._notes_grants:
-                    # who asked with a callback holds it elsewhere: nobody knows by which thread
-                    hold.thread = 0 if wait is not None and wait.on_settled is not None else sync.get_ident()
-                self._grant_locked(ticket, hold, wait, self._now(), is_told=False)
-            except BaseException:
-                self._torn = True
-                if ticket.outcome is None:
-                    ticket.outcome = NEVER_CAME  # nobody will ever have it: its hold is to be taken out
-                raise
-            finally:
-                self.bar = math.inf if self._torn else ledger.top
-        if self._returns or self.news.settled or self.news.incidents:
-            self.help()
-        return ticket
+        granted = False
+        try:
+            with self.lock:
+                granted = flow.band.door > self.bar and self._grant_watched_locked(ticket, flow, wait)
+            if granted and (self._returns or self.news.settled or self.news.incidents):
+                self.help()
+        except BaseException:
+            self.give_up(ticket)  # it goes to whoever asked, and he has no ticket
+            raise
+        return ticket if granted else None
+
+    def _grant_watched_locked(self, ticket: Ticket, flow: Flow, wait: Wait | None) -> bool:
+        self.bar = math.inf
+        try:
+            if not self._has_room_locked(ticket.cost, flow.band.priority):
+                return False
+            hold = self.new_hold(ticket)
+            if not self.ledger.enter(ticket, hold, flow):
+                return False
+            if self._notes_grants:
+                # who asked with a callback holds it elsewhere: nobody knows by which thread
+                hold.thread = 0 if wait is not None and wait.on_settled is not None else sync.get_ident()
+            self._grant_locked(ticket, hold, wait, self._now(), is_told=False)
+        except BaseException:
+            self._torn = True
+            if ticket.outcome is None:
+                ticket.outcome = NEVER_CAME  # or whoever mends would take it for one that waits
+            raise
+        finally:
+            self.bar = math.inf if self._torn else self.ledger.top
+        return True
 
     def tell_granted(self, ticket: Ticket) -> None:
         """Call the callback of a ticket that was granted on the spot. If an exception comes before, nobody is told: it
         goes to whoever asked, and his ticket is to be given up.
         """
-        if self.news.observer is None:  # else it was told with the observer
-            self.news.settled.append(ticket)
-            self.help()
+        self.news.settled.append(ticket)
+        self.help()
 
     def adopt(self, hold: Hold[Flow], flow: Flow) -> None:
         """Enter the hold of a new flow's creator, which owns the pin that the flow was born with."""
@@ -301,8 +307,14 @@ class Turn(Holders):
 
     def give_up(self, ticket: Ticket) -> None:
         """Take a ticket back whatever became of it: an exception keeps its caller from ever using it."""
-        if not self.withdraw(ticket, Outcome.EVICTED_CANCELLED):
+        if self.is_interrupted():
+            self.change(partial(self._give_up_locked, ticket))  # whatever it may be by then
+        elif not self.withdraw(ticket, Outcome.EVICTED_CANCELLED):
             self._release_watched(ticket, "ignored")
+
+    def _give_up_locked(self, ticket: Ticket, now: float) -> None:
+        if not self._evict_locked(ticket, Outcome.EVICTED_CANCELLED, now):
+            self.ledger.drop(ticket.serial, now)
 
     def release(self, ticket: Ticket, outcome: ReleaseOutcome) -> bool:
         """Give back a granted ticket's seat and pin, and let go whoever waits for it; False if that was done before."""

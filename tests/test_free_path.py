@@ -204,6 +204,109 @@ def test_a_handler_that_finds_its_own_thread_with_the_turn_neither_waits_nor_tel
     assert not any(parked), "nobody can give it a seat there"
 
 
+@pytest.mark.parametrize(
+    "act", [FlowController.stats, FlowController.collect, lambda controller: controller.admit("a")]
+)
+def test_what_a_handler_asked_for_is_told_by_whatever_it_interrupted(
+    act: Callable[[FlowController], object], make_controller: MakeController
+) -> None:
+    def tell(at: int) -> int:
+        controller = make_controller(limit=3)
+        controller.admit("a").release()
+        asked: list[Ticket] = []
+        told: list[Ticket] = []
+        with Moments(at, lambda: asked.append(controller.submit(Request(FlowKey("a")), told.append))) as moments:
+            kept = act(controller)
+        assert told == asked
+        del kept
+        for ticket in asked:
+            ticket.release()
+        assert_every_seat_is_free(controller)
+        return moments.passed
+
+    assert strike_each_point(tell) > 3
+
+
+class LateError(Exception):
+    """What a watchdog raises in another thread, and whoever catches exceptions takes for its own."""
+
+
+def late() -> None:
+    raise LateError
+
+
+@pytest.mark.parametrize("wants", ["a cancel", "a submission", "a release"])
+def test_what_a_handler_wanted_may_be_torn_too_and_settles_nobody_twice(
+    wants: str, make_controller: MakeController
+) -> None:
+    def tell(at: int) -> int:
+        controller = make_controller(limit=2)
+        held = [controller.admit("a"), controller.admit("a")]
+        told: list[Ticket] = []
+        waiting = [controller.submit(Request(FlowKey(flow)), told.append) for flow in "ab"]
+
+        def handle() -> None:
+            if wants == "a cancel":
+                waiting[0].cancel()
+            elif wants == "a submission":
+                waiting.append(controller.submit(Request(FlowKey("a")), told.append))
+            held[0].release()
+
+        moments = Moments(at, late)
+        try:
+            with moments:
+                in_a_section(controller, handle)
+        except LateError:
+            pass
+        controller.stats()
+        assert len(told) == len(set(map(id, told))), "told twice"
+        assert all(ticket.outcome is not None for ticket in told)
+        controller._check()
+        for ticket in (*held, *waiting):
+            if not ticket.cancel():
+                ticket.release()
+        assert_every_seat_is_free(controller)
+        return moments.passed
+
+    assert strike_each_point(tell) > 50
+
+
+class Listener:
+    """An observer."""
+
+    def settled(self, ticket: Ticket) -> None:
+        """Hears it."""
+
+    def released(self, ticket: Ticket, outcome: str) -> None:
+        """Hears it."""
+
+
+@pytest.mark.parametrize("observer", [None, Listener()])
+def test_whoever_has_an_exception_for_a_ticket_has_no_seat(
+    observer: Listener | None, make_controller: MakeController
+) -> None:
+    def tell(at: int) -> int:
+        controller = make_controller(limit=3, observer=observer)
+        controller.admit("a").release()
+        moments = Moments(at, interrupt)
+        told: list[Ticket] = []
+        tickets: list[Ticket] = []
+        try:
+            with moments:
+                tickets.append(controller.submit(Request(FlowKey("a")), told.append))
+        except Interrupted:
+            controller.stats()  # whoever passes tells what is left
+            assert all(ticket.state in {"refused", "released"} for ticket in told)
+        for ticket in tickets:
+            ticket.release()
+        told.clear()
+        tickets.clear()
+        assert_every_seat_is_free(controller)
+        return moments.passed
+
+    assert strike_each_point(tell) > 10
+
+
 def test_nobody_goes_on_the_spot_by_books_that_an_exception_tore(make_controller: MakeController) -> None:
     controller = make_controller(limit=1)
     with controller.admit("a"):
