@@ -173,7 +173,6 @@ def test_a_kept_run_is_shown_again_and_nothing_is_measured(tmp_path: Path, capsy
 
 
 def test_the_report_stands_beside_the_run_and_tells_it_from_the_last_one(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="make bench installs it")
     path = tmp_path / "run.json"
     run(path)
     first = path.with_suffix(".html").read_text("utf-8")

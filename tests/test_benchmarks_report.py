@@ -9,8 +9,6 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-pytest.importorskip("matplotlib", reason="make bench installs it")
-
 from benchmarks import free, noise, wording
 from benchmarks.__main__ import QUESTIONS
 from benchmarks.compare import compare
