@@ -32,7 +32,7 @@ help: ## list these targets (the default)
 demo: $(venv)/demo.stamp ## a noisy tenant beside a polite one, without flowctl and with it (ARGS=--serve keeps serving)
 	@$(run) -m flowctl.demo $(ARGS)
 
-bench: $(venv)/bench.stamp ## measure contention and speed on real threads (ARGS=--quick for 2.5 minutes)
+bench: $(venv)/bench.stamp ## measure contention and speed on real threads (ARGS=--quick for 1 minute, ARGS=--help)
 	@$(run) -m benchmarks $(ARGS)
 
 test: $(venv)/test.stamp ## run the tests (ARGS="-k lease" for some of them)

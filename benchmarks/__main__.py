@@ -2,123 +2,73 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 
 from benchmarks import (
+    arrivals,
+    backends,
     cancel,
     collection,
+    contention,
     crowd,
     dispatch,
+    fairness,
     free,
     gates,
     hello,
     identities,
+    idle,
     lease,
+    matrix,
     memory,
+    noise,
+    peers,
     queues,
     resize,
-    saturated,
+    scenario,
     servers,
+    wake,
 )
-from benchmarks.harness import DEFAULT, FULL, QUICK, Depth, Question, Row, Step
+from benchmarks.compare import Comparison, compare
+from benchmarks.harness import Question, Row, Step
+from benchmarks.kept import Kept, Run, write
 from benchmarks.machine import Neighbours, this_machine
-from benchmarks.report import show, write
+from benchmarks.options import Options, parsed
+from benchmarks.report import show, show_comparison
+from benchmarks.watch import Watch, in_words
 
 QUESTIONS: Final = (
+    noise.QUESTION,
     free.QUESTION,
+    peers.QUESTION,
+    contention.QUESTION,
+    matrix.QUESTION,
+    fairness.QUESTION,
+    arrivals.QUESTION,
     gates.QUESTION,
-    saturated.QUESTION,
     dispatch.QUESTION,
+    wake.QUESTION,
     cancel.QUESTION,
     resize.QUESTION,
     identities.QUESTION,
     queues.QUESTION,
     lease.QUESTION,
+    backends.QUESTION,
     collection.QUESTION,
     memory.QUESTION,
+    idle.QUESTION,
     servers.QUESTION,
     hello.QUESTION,
     crowd.QUESTION,
 )
-LATEST: Final = Path(__file__).parent / "results" / "latest.json"
-
-
-def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line. Exits with a message if it is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks",
-        description="Measure what flowctl costs, on real threads, beside what one would use instead.",
-        epilog="By way of make: make bench ARGS='--quick --only free,lease'. Ctrl-C ends a run early and keeps what it "
-        "measured. How to read the table: benchmarks/README.md.",
-    )
-    depth = parser.add_mutually_exclusive_group()
-    depth.add_argument(
-        "--quick", dest="depth", action="store_const", const=QUICK, help="2.5 minutes, and rougher (default: 3.5)"
-    )
-    depth.add_argument(
-        "--full", dest="depth", action="store_const", const=FULL, help="11 to 12 minutes: all sizes, for runs to keep"
-    )
-    parser.set_defaults(depth=DEFAULT)
-    parser.add_argument(
-        "--only", type=_chosen, default=QUESTIONS, metavar="NAMES", help="questions, by commas: see --list"
-    )
-    parser.add_argument(
-        "--json", type=Path, default=LATEST, metavar="FILE", help=f"where the results go (default: {LATEST})"
-    )
-    parser.add_argument("--list", action="store_true", help="list the questions and the rows that answer them, and end")
-    return parser.parse_args(arguments)
-
-
-def _chosen(names: str) -> tuple[Question, ...]:
-    by_name = {question.name: question for question in QUESTIONS}
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in by_name]
-    if unknown or not wanted:
-        raise argparse.ArgumentTypeError(f"choose from {', '.join(by_name)}, not {', '.join(unknown) or names!r}")
-    return tuple(question for question in QUESTIONS if question.name in wanted)
-
-
-class Watch:
-    """The progress line on stderr, with the time left.
-
-    It moves between two steps only: it has no thread, and disturbs no measurement.
-    """
-
-    def __init__(self, console: Console, steps: Sequence[tuple[Question, Step]]) -> None:
-        self._console = console
-        self._number = 0
-        self._expected = [step.seconds for _, step in steps]
-        self._began = time.monotonic()
-        columns = (TextColumn("{task.percentage:>3.0f} %"), BarColumn(), TextColumn("{task.description}"))
-        self._bar = Progress(*columns, console=console, auto_refresh=False, transient=True)
-        self._task = self._bar.add_task("", total=sum(self._expected))
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def begin(self, question: Question, step: Step) -> None:
-        done, left = sum(self._expected[: self._number]), sum(self._expected[self._number :])
-        pace = (time.monotonic() - self._began) / done if done else 1.0
-        line = f"about {left * pace:.0f} s left; {question.name}: {step.name}"
-        self._number += 1
-        if self._console.is_terminal:
-            self._bar.update(self._task, completed=done, description=line, refresh=True)
-        else:
-            print(f"{self._number}/{len(self._expected)} {line}", file=sys.stderr, flush=True)
 
 
 def measured(steps: Sequence[tuple[Question, Step]], rows: list[Row], errors: Console) -> bool:
@@ -131,7 +81,7 @@ def measured(steps: Sequence[tuple[Question, Step]], rows: list[Row], errors: Co
             try:
                 found = step.run()
             except Exception:  # noqa: BLE001 - one row that cannot be had costs no other: it is shown, and the run fails
-                errors.print(f"{question.name}: {step.name}: failed", style="bold red")
+                errors.print(f"{question.name}: {step.name}: failed", style="bold red", markup=False)
                 errors.print_exception()
                 well = False
             else:
@@ -140,41 +90,105 @@ def measured(steps: Sequence[tuple[Question, Step]], rows: list[Row], errors: Co
     return well
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run it; the exit status: 0, 1 if something failed, 130 after Ctrl-C. A target that is missed is no failure."""
-    options = parsed(arguments)
-    questions: tuple[Question, ...] = options.only
-    depth: Depth = options.depth
-    steps = [(question, step) for question in questions for step in question.steps(depth)]
-    console, errors = Console(), Console(stderr=True)
-    if not console.is_terminal:
-        console = Console(width=160)
-    if options.list:
-        for question in questions:
-            console.print(f"{question.name}: {question.asks}", style="bold", highlight=False)
-            for mine, step in steps:
-                if mine is question:
-                    console.print(f"  {step.name}", highlight=False)
-        return 0
+def run(options: Options, errors: Console) -> tuple[Kept, int]:
+    """Measure; what came of it, and the exit status: 0, 1 if something failed, 130 after Ctrl-C."""
+    steps = [(question, step) for question in options.questions for step in question.steps(options.depth)]
     machine, rows = this_machine(), list[Row]()
     began, began_at = time.monotonic(), datetime.now(UTC)
-    status = 0
     try:
         status = 0 if measured(steps, rows, errors) else 1
     except KeyboardInterrupt:
         errors.print("interrupted: what follows is what was measured until then", style="yellow")
         status = 130
-    took = time.monotonic() - began
-    show(console, rows, questions, machine)
-    run: dict[str, object] = {
-        "depth": depth.name,
-        "only": [question.name for question in questions],
-        "began": began_at.isoformat(timespec="seconds"),
-        "seconds": round(took, 1),
-        "complete": status == 0,
-    }
-    write(options.json, rows, machine, run)
-    console.print(f"{took:.0f} s; written to {options.json}", highlight=False)
+    how = Run(
+        depth=options.depth.name,
+        began=began_at.isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - began, 1),
+        complete=status == 0,
+        only=tuple(question.name for question in options.questions),
+        left_out=tuple(question.name for question in options.left_out),
+        threads=options.depth.threads,
+        seed=options.depth.seed,
+    )
+    return Kept(how, machine, rows), status
+
+
+def listed(console: Console, options: Options) -> None:
+    """Print the questions, and what each measures at this depth."""
+    total = 0.0
+    for question in options.questions:
+        steps = question.steps(options.depth)
+        seconds = sum(step.seconds for step in steps)
+        total += seconds
+        about = f"about {in_words(seconds)}" if steps else f"not in a {options.depth.name} run"
+        console.print(Text.assemble((f"{question.name}: {question.asks}", "bold"), f" ({about})"))
+        for step in steps:
+            console.print(Text(f"  {step.name}"))
+    console.print(f"{options.depth.name}: about {in_words(total)}", highlight=False)
+
+
+def since(options: Options, kept: Kept, comparison: Comparison | None) -> list[tuple[str, Comparison]]:
+    """What the report compares with: the run that was named, or else the one that was written over."""
+    if comparison is not None:
+        return [("What changed", comparison)]
+    return [] if options.last is None else [("What changed since the last run", compare(options.last, kept))]
+
+
+def shown(options: Options, kept: Kept, questions: Sequence[Question]) -> list[Question]:
+    """Those that were chosen, and those of a kept run that nobody asks any more, or that were somebody's own."""
+    names = {question.name for question in (*questions, *options.questions)}
+    old = dict.fromkeys(row.question for row in kept.rows if row.question not in names)
+    own = {scenario.KEPT.name: scenario.KEPT}
+    return [*options.questions, *(own.get(name, Question(name, "no longer asked", lambda _: ())) for name in old)]
+
+
+def report(
+    console: Console, options: Options, kept: Kept, questions: Sequence[Question], comparison: Comparison | None
+) -> None:
+    """Write the HTML, and say where; or say what it takes."""
+    try:
+        # not before all is measured: it is large, and without a GIL its extensions may ask for one
+        from benchmarks.page import page  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        console.print(f"no report: {error.name} is not installed, which make bench does", highlight=False)
+        return
+    options.html.parent.mkdir(parents=True, exist_ok=True)
+    options.html.write_text(page(kept, questions, since(options, kept, comparison), options.overlay), "utf-8")
+    console.print(f"report: {options.html}", highlight=False, soft_wrap=True)
+
+
+def main(arguments: Sequence[str], questions: Sequence[Question] = QUESTIONS) -> int:
+    """Run it; the exit status: 0, 1 if a row failed or got worse, 130 after Ctrl-C. A missed target is no failure.
+
+    Exits with 2 where the arguments are wrong.
+    """
+    options = parsed(arguments, questions)
+    console, errors = Console(), Console(stderr=True)
+    if not console.is_terminal:
+        console = Console(width=160)
+    if options.list:
+        listed(console, options)
+        return 0
+    status = 0
+    kept = options.source
+    if kept is None:
+        kept, status = run(options, errors)
+        if not kept.rows:
+            errors.print("nothing was measured, and nothing is written")
+            return status
+        write(options.json, kept)  # before anything is made of it
+    comparison = None if options.compare is None else compare(options.compare, kept)
+    show(console, kept.rows, shown(options, kept, questions), kept.machine)
+    if comparison is not None:
+        show_comparison(console, comparison)
+    if kept.run.left_out:
+        console.print(f"A {kept.run.depth} run leaves out: {', '.join(kept.run.left_out)}.", highlight=False)
+    if options.source is None:
+        console.print(f"{in_words(kept.run.seconds)}; written to {options.json}", highlight=False, soft_wrap=True)
+    report(console, options, kept, shown(options, kept, questions), comparison)
+    if comparison is not None and comparison.regressed and status == 0:
+        errors.print("at least one row got worse", style="bold red")
+        status = 1
     return status
 
 

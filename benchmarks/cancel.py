@@ -81,7 +81,7 @@ def _measure(depth: Depth) -> Sequence[Row]:
 
 
 def steps(depth: Depth) -> list[Step]:
-    return [Step(f"{PARKED:,} queued tickets, cancelled at once", depth.pairs * 0.5, partial(_measure, depth))]
+    return [Step(f"{PARKED:,} queued tickets, cancelled at once", depth.pairs * 0.4, partial(_measure, depth))]
 
 
 QUESTION: Final = Question("cancel", "how fast queued requests leave when all give up at once", steps)

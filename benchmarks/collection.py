@@ -1,8 +1,9 @@
 """What does it cost to forget idle flows, and who notices?
 
-1,000 flows expire at a time, among 100,000 (and 10,000) that are idle for less long. Time is a dial that this file
-turns; no collector thread runs, so that its work can be timed alone. Python's own `gc` is off meanwhile, in quiet runs
-too: its pauses at this number of objects are its own, and would hide what is asked.
+1,000 flows expire at a time, among a million (`--full`; 100,000 otherwise, 30,000 at `--quick`) and among 10,000 that
+are idle for less long. Time is a dial that this file turns; no collector thread runs, so that its work can be timed
+alone. Python's own `gc` is off meanwhile, in quiet runs too: its pauses at this number of objects are its own, and
+would hide what is asked.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from functools import partial
 from typing import Final, final
 
 from benchmarks.crew import Window, no_gc
-from benchmarks.harness import Depth, Pairs, Question, Row, Step, Target, percentile
+from benchmarks.harness import Depth, Pairs, Plot, Question, Row, Step, Target, percentile
+from benchmarks.holding import timed
 from flowctl import ConcurrencyLimit, Config, FlowController
 from flowctl.sync import Parking
 
@@ -24,8 +26,12 @@ AGE: Final = 110.0
 """Seconds between two groups of flows: more than the collector's own precision, a thirty-second of the timeout."""
 
 PERIOD: Final = 0.001
-COST: Final = Target("value", "at most", 10.0)
-SCALING: Final = Target("ratio", "at most", 1.3)
+FEW: Final = 10_000
+IN_FLIGHT: Final = 1_000
+COST: Final = Target("value", "at most", 6.0)
+SCALING: Final = Target("ratio", "at most", 1.2)
+LATER: Final = Target("value", "at most", 5.0)
+HELD: Final = Target("value", "at most", 0.5)
 
 
 @final
@@ -46,12 +52,14 @@ class Dial:
 class Population:
     """So many idle flows, of which the oldest 1,000 expire with each call of `age`; as many new ones follow them."""
 
-    def __init__(self, idle: int, cycles: int) -> None:
+    def __init__(self, idle: int, cycles: int, seats: int = 1) -> None:
+        assert (cycles + 1) * AGE < TIMEOUT
+        assert cycles * EXPIRED <= idle
         self._dial = Dial()
         self._born = 0
         self.controller = FlowController(
             Config(flow_gc_timeout=TIMEOUT, max_flows=None),
-            gate=ConcurrencyLimit(1),
+            gate=ConcurrencyLimit(seats),
             clock=self._dial,
             background=False,
         )
@@ -79,8 +87,12 @@ class Population:
 
     def renew(self) -> None:
         """Put new flows in the place of those that were collected, and have them filed."""
-        self._visit(EXPIRED)
+        self.refill()
         self.controller.collect()
+
+    def refill(self) -> None:
+        """Put as many new flows there as expire at a time; the next cycle files them."""
+        self._visit(EXPIRED)
 
 
 def _cost(population: Population) -> float:
@@ -93,25 +105,27 @@ def _cost(population: Population) -> float:
     return cost
 
 
-def _costs(depth: Depth) -> Sequence[Row]:
-    many, few = Population(100_000, depth.cycles), Population(10_000, depth.cycles)
+def costs(many: Population, few: Population, cycles: int, names: tuple[str, str]) -> Sequence[Row]:
+    """What each of the expired flows costs, among many that stay and among few."""
     pairs = Pairs()
     with no_gc():
-        pairs.take(depth.cycles, lambda: _cost(many), lambda: _cost(few))
+        pairs.take(cycles, lambda: _cost(many), lambda: _cost(few))
     return [
         Row(
-            name="CPU a collected flow, 1,000 of 100,000 idle",
+            name=f"CPU a collected flow, 1,000 of {names[0]}",
             unit="us",
             samples=tuple(pairs.ours),
             target=COST,
+            at={"threads": 1},
         ),
         Row(
-            name="the same against 1,000 of 10,000 idle",
+            name=f"the same against 1,000 of {names[1]}",
             unit="us",
             samples=tuple(pairs.ours),
-            rival="10,000 idle",
+            rival=names[1],
             rival_samples=tuple(pairs.rival),
             target=SCALING,
+            at={"threads": 1},
         ),
     ]
 
@@ -154,12 +168,12 @@ class Sleeper:
         ]
 
 
-def _lateness(depth: Depth) -> Sequence[Row]:
-    population = Population(100_000, depth.cycles)
+def lateness(population: Population, cycles: int, name: str) -> Sequence[Row]:
+    """How late another thread is while flows are collected, and while nothing is."""
     busy: list[tuple[float, float]] = []
     quiet: list[tuple[float, float]] = []
     with no_gc(), Sleeper() as sleeper:
-        for _ in range(depth.cycles):
+        for _ in range(cycles):
             population.age()
             began = time.perf_counter()
             population.collect()
@@ -171,24 +185,75 @@ def _lateness(depth: Depth) -> Sequence[Row]:
             time.sleep(max(ended - busy[-1][0], 0.1))  # as quiet as this process gets
             quiet.append((began, time.perf_counter()))
     late, rest = sleeper.lateness(busy), sleeper.lateness(quiet)
-    return [
+    rows = [
         Row(
-            name=f"another thread is late by, {share:.0%} of moments" if share < 1 else "the same, worst",
+            name=f"another thread is late by, 1,000 of {name}, {what}",
             unit="ms",
             samples=(percentile(late, share),),
             rival="nothing to collect",
             rival_samples=(percentile(rest, share),),
             divisible=False,
+            at={"share": what},
         )
-        for share in (0.5, 0.99, 1.0)
+        for what, share in (("50% of moments", 0.5), ("99.9%", 0.999), ("worst", 1.0))
     ]
+    later = percentile(late, 0.999) - percentile(rest, 0.999)
+    rows.append(Row(name="the 99.9% above a quiet run's", unit="ms", samples=(later,), target=LATER))
+    return rows
+
+
+def held(idle: int, cycles: int, name: str) -> Sequence[Row]:
+    """The longest that each lock is held in a cycle that collects 1,000 flows and files as many new ones, while some
+    requests are in flight.
+    """
+    with timed() as holds:
+        population = Population(idle, cycles, seats=IN_FLIGHT + 1)
+    tickets = [population.controller.admit(f"in flight {number}") for number in range(IN_FLIGHT)]
+    population.controller.collect()
+    longest: list[dict[str, float]] = []
+    with no_gc():
+        for _ in range(cycles):
+            population.refill()
+            population.age()
+            with holds.watched():
+                population.collect()
+            longest.append(holds.taken())
+    for ticket in tickets:
+        ticket.release()
+    rows = [
+        Row(
+            name=f"{lock}: longest held, 1,000 of {name}, {IN_FLIGHT:,} in flight",
+            unit="ms of CPU",
+            samples=tuple(held[lock] * 1e3 for held in longest if lock in held),
+            target=HELD,
+            at={"lock": lock},
+        )
+        for lock in {lock: None for held in longest for lock in held}
+    ]
+    return sorted(rows, key=lambda row: -row.value)
 
 
 def steps(depth: Depth) -> list[Step]:
+    idle = depth.pick(30_000, 100_000, 1_000_000)
+    cycles = depth.pick(4, 8, 14)  # of each kind
+    names = f"{idle:,} idle", f"{FEW:,} idle"
+
+    def timing() -> Sequence[Row]:
+        many, few = Population(idle, 2 * cycles), Population(FEW, min(cycles, FEW // EXPIRED - 1))
+        return [*costs(many, few, cycles, names), *lateness(many, cycles, names[0])]
+
+    each = 25e-6 * idle
     return [
-        Step("CPU a collected flow", 5 + depth.cycles * 0.15, partial(_costs, depth)),
-        Step("lateness of another thread", 5 + depth.cycles * 0.2, partial(_lateness, depth)),
+        Step("CPU a collected flow, lateness of another thread", each + cycles * 0.3 + 0.3, timing),
+        Step("how long locks are held", each * 1.5 + cycles * 0.1, partial(held, idle, cycles, names[0])),
     ]
 
 
-QUESTION: Final = Question("collection", "what it costs to forget idle flows, and how late others are meanwhile", steps)
+PLOTS: Final = (
+    Plot(title="How late another thread is", x="share"),
+    Plot(title="longest held while flows are collected (ms of CPU)", x="lock"),
+)
+
+QUESTION: Final = Question(
+    "collection", "what it costs to forget idle flows, and how late others are meanwhile", steps, PLOTS
+)

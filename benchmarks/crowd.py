@@ -248,6 +248,8 @@ def _shutdown() -> Sequence[Row]:
 
 
 def steps(depth: Depth) -> list[Step]:
+    if depth.level == 0:
+        return []
     count = depth.pick(2_000, 2_000, 10_000)
     return [
         Step("queued at shutdown", 2.0, _shutdown),

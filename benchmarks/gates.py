@@ -8,7 +8,7 @@ from itertools import repeat
 from typing import Final, final
 
 from benchmarks.crew import race, race_seconds
-from benchmarks.harness import Depth, Question, Row, Step, Target
+from benchmarks.harness import Depth, Plot, Question, Row, Step, Target
 from flowctl import (
     AdaptiveLimit,
     Aimd,
@@ -71,15 +71,23 @@ def _measure(name: str, gate: Gates, config: Config, target: Target | None, dept
             rival="fixed limit",
             rival_samples=tuple(pairs.rival),
             target=target,
+            at={"threads": 1, "gate": name},
         )
     ]
 
 
 def steps(depth: Depth) -> list[Step]:
+    if depth.level == 0:
+        return []
     return [
         Step(name, race_seconds(1, depth), partial(_measure, name, gate, config, target, depth))
         for name, gate, config, target in KINDS
     ]
 
 
-QUESTION: Final = Question("gates", "what each gate costs when nobody has to wait", steps)
+QUESTION: Final = Question(
+    "gates",
+    "what each gate costs when nobody has to wait",
+    steps,
+    plots=(Plot(title="To a fixed limit", x="gate", shows="ratio"),),
+)

@@ -22,7 +22,12 @@ BUSY: Final = 0.25
 WIDE: Final = 0.35
 """The quartiles of the rival against itself lie further apart than this: the row is marked "wide"."""
 
-Doubt = Literal["busy", "wide"]
+Doubt = Literal["busy", "wide", "late"]
+Side = Literal["less", "more"]
+
+LESS: Final = frozenset({"ns", "us", "ms", "s", "bytes", "KB", "MB", "lost"})
+MORE: Final = frozenset({"least/most", "Jain"})
+"""The first word of a unit that says which of two figures is the better one."""
 
 T = TypeVar("T")
 
@@ -43,10 +48,18 @@ class Depth:
     cycles: int  # collections
     ids: int  # that are made up
     sizes: tuple[int, ...]  # of queues
+    # asked for in place of the usual numbers of threads, by those questions that have such numbers
+    threads: tuple[int, ...] | None = None
+    # of everything that a question makes up at random
+    seed: int = 7
 
     def pick(self, quick: T, default: T, full: T) -> T:
         """What goes with this depth."""
         return (quick, default, full)[self.level]
+
+    def threads_of(self, *usual: int) -> tuple[int, ...]:
+        """The numbers of threads to measure with: those that were asked for, or else the usual ones."""
+        return usual if self.threads is None else self.threads
 
 
 QUICK: Final = Depth(
@@ -54,10 +67,10 @@ QUICK: Final = Depth(
     level=0,
     pairs=5,
     sample=0.05,
-    contended=0.15,
+    contended=0.1,
     turns=2,
     windows=3,
-    window=0.8,
+    window=0.5,
     cycles=5,
     ids=100_000,
     sizes=(10, 1_000, 10_000),
@@ -73,7 +86,7 @@ DEFAULT: Final = Depth(
     window=1.0,
     cycles=10,
     ids=100_000,
-    sizes=(10, 1_000, 100_000),
+    sizes=(10, 1_000, 10_000),
 )
 FULL: Final = Depth(
     name="full",
@@ -118,9 +131,13 @@ class Row:
     target: Target | None = None
     # of all cores, what other processes took meanwhile; None: unknown
     others: float | None = None
+    # the load came later than it was meant to: the machine, or the interpreter, could not keep up
+    late: bool = False
     question: str = ""
     # where it stands in its question's plots: {"threads": 8, "lock": "turn"}
     at: Mapping[str, str | float] = field(default_factory=dict)
+    # which is the better figure, where neither the target nor the unit says it
+    better: Side | None = None
 
     @property
     def value(self) -> float:
@@ -132,10 +149,10 @@ class Row:
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        """Ours / the rival's, pair by pair."""
+        """Ours / the rival's, pair by pair; without those whose rival had nothing."""
         if not self.divisible:
             return ()
-        return tuple(ours / rival for ours, rival in zip(self.samples, self.rival_samples, strict=False))
+        return tuple(ours / rival for ours, rival in zip(self.samples, self.rival_samples, strict=False) if rival)
 
     @property
     def ratio(self) -> float | None:
@@ -160,6 +177,18 @@ class Row:
         return figure is not None and self.target.met_by(figure)
 
     @property
+    def prefers(self) -> Side | None:
+        """Is less better, or more? None where nothing says it: such a row can change, but not get worse."""
+        if self.better is not None:
+            return self.better
+        if self.target is not None:
+            return "less" if self.target.side == "at most" else "more"
+        if self.unit.endswith("/s"):
+            return "more"
+        word = self.unit.partition(" ")[0]
+        return "less" if word in LESS else "more" if word in MORE else None
+
+    @property
     def doubts(self) -> tuple[Doubt, ...]:
         """Why not to trust this row."""
         doubts: list[Doubt] = []
@@ -167,6 +196,8 @@ class Row:
             doubts.append("busy")
         if self.noise is not None and self.noise > WIDE:
             doubts.append("wide")
+        if self.late:
+            doubts.append("late")
         return tuple(doubts)
 
 
@@ -183,12 +214,17 @@ class Step:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plot:
-    """A picture of those rows of a question whose `at` has `x`, and has all of `where`. A row's value is its height."""
+    """A picture of those rows of a question whose `at` has `x`, has `by`, and has all of `where`.
+
+    It shows each row's value, with the quartiles as error bars, and beside it the rival's; or the ratio of the two; or
+    how all of the row's samples are distributed.
+    """
 
     title: str
     x: str  # the key of `at` along the axis: numbers are drawn as lines, words as bars
     by: str | None = None  # the key of `at` that tells lines or groups of bars apart
     where: Mapping[str, str | float] = field(default_factory=dict)
+    shows: Literal["value", "ratio", "samples"] = "value"
     log_x: bool = False
     log_y: bool = False
 
@@ -216,7 +252,8 @@ def spread(samples: Sequence[float]) -> float:
     """
     if len(samples) < 2:
         return 0.0
-    low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")
+    low, high = quartiles(samples)
+    middle = statistics.median(samples)
     return (high - low) / abs(middle) if middle else 0.0
 
 
@@ -227,6 +264,18 @@ def against_itself(samples: Sequence[float]) -> tuple[float, ...]:
     (2.0, 1.0)
     """
     return tuple(later / earlier for earlier, later in pairwise(samples) if earlier)
+
+
+def quartiles(samples: Sequence[float]) -> tuple[float, float]:
+    """The lower and the upper one; of a single sample, that one twice.
+
+    >>> quartiles([9.0, 10.0, 11.0])
+    (9.5, 10.5)
+    """
+    if len(samples) < 2:
+        return samples[0], samples[0]
+    low, _, high = statistics.quantiles(samples, n=4, method="inclusive")
+    return low, high
 
 
 def percentile(samples: Sequence[float], share: float) -> float:

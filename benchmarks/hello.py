@@ -205,8 +205,10 @@ def differences(ours: Sequence[float], rival: Sequence[float]) -> tuple[float, .
 
 
 def steps(depth: Depth) -> list[Step]:
+    if depth.level == 0:
+        return []
     starts, rounds, requests = depth.pick((2, 7, 400), (2, 7, 400), (3, 14, 1_000))
-    expected = starts * len(KINDS) * (0.4 + rounds * requests * 2.0e-4)
+    expected = starts * len(KINDS) * (0.4 + rounds * requests * 1.5e-4)
     return [Step("hello world", expected, partial(_measure, starts, rounds, requests))]
 
 

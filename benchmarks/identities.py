@@ -152,7 +152,9 @@ def _honest(room: str, seats: int, depth: Depth) -> Sequence[Row]:
 
 
 def steps(depth: Depth) -> list[Step]:
-    found = [Step("new flows", 1.0 + depth.pairs * depth.sample * 4, partial(_creation, depth))]
+    if depth.level == 0:
+        return []
+    found = [Step("new flows", 1.0 + depth.pairs * depth.sample * 2, partial(_creation, depth))]
     if flood.MEMORY.exists():
         found.append(Step("memory of made-up ids", 0.5 + depth.ids * 5e-5, partial(_memory, depth)))
     for seats, room in ((2 * THREADS, "seats for all"), (THREADS // 2, "4 seats")):

@@ -7,47 +7,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import repeat
-from typing import Final, final
+from typing import Final
 
 from benchmarks.crew import BATCH, Loop, race, race_seconds, sample_seconds, served_in_window
-from benchmarks.harness import Depth, Question, Row, Step
-from flowctl import sync
-from flowctl.atomic import AtomicWord, CellWord, LockWord, SectionWord
+from benchmarks.harness import Depth, Plot, Question, Row, Step
+from benchmarks.words import OWN
+from flowctl.atomic import CountedWord, WordUsage
 from flowctl.lease import Lease, born
-
-BACKENDS: Final[dict[str, Callable[[int], AtomicWord]]] = {
-    "CellWord": CellWord,
-    "LockWord": LockWord,
-    "SectionWord": lambda value: SectionWord(sync.RLock(), value),
-}
-
-
-@final
-class CountedWord:
-    """A word that counts the exchanges that were lost. It makes each step longer: never used for timing."""
-
-    def __init__(self, word: AtomicWord) -> None:
-        self._word = word
-        self._lost: list[None] = []  # appended to in one step, by any thread
-
-    @property
-    def lost(self) -> int:
-        return len(self._lost)
-
-    def load(self) -> int:
-        return self._word.load()
-
-    def compare_exchange(self, expected: int, new: int) -> bool:
-        if self._word.compare_exchange(expected, new):
-            return True
-        self._lost.append(None)
-        return False
-
-    def fetch_add(self, amount: int) -> int:
-        return self._word.fetch_add(amount)
 
 
 def pin_and_unpin(lease: Lease) -> Loop:
@@ -79,7 +48,7 @@ def plain_count() -> Loop:
 
 
 def _measure(name: str, backend: str, threads: int, depth: Depth) -> Sequence[Row]:
-    loop = pin_and_unpin(Lease(BACKENDS[backend](born(0.0, pins=0))))
+    loop = pin_and_unpin(Lease(OWN[backend](born(0.0, pins=0))))
     pairs = race(loop, plain_count(), threads, depth)
     return [
         Row(
@@ -88,36 +57,43 @@ def _measure(name: str, backend: str, threads: int, depth: Depth) -> Sequence[Ro
             samples=tuple(pairs.ours),
             rival="int under a Lock",
             rival_samples=tuple(pairs.rival),
+            at={"threads": threads, "word": backend},
         )
     ]
 
 
 def _retries(name: str, backend: str, threads: int, depth: Depth) -> Sequence[Row]:
-    word = CountedWord(BACKENDS[backend](born(0.0, pins=0)))
-    lease = Lease(word)
+    # in a run of its own: counting makes each step longer
+    usage = WordUsage()
+    lease = Lease(CountedWord(OWN[backend](born(0.0, pins=0)), usage))
     loop = pin_and_unpin(lease)
     samples = []
     for _ in range(3):
-        before = word.lost
+        before = usage.seen().lost
         done = served_in_window(threads, sample_seconds(threads, depth), lambda number: loop(number, BATCH))
-        lost = word.lost - before
+        lost = usage.seen().lost - before
         samples.append(1000 * lost / (2 * BATCH * sum(done.results) + lost))
     assert lease.pins == 0, f"{lease.pins} pins are left of a balanced loop"
-    return [Row(name=name, unit="lost / 1,000", samples=tuple(samples))]
+    return [Row(name=name, unit="lost / 1,000", samples=tuple(samples), at={"threads": threads, "lost by": backend})]
 
 
 def steps(depth: Depth) -> list[Step]:
+    if depth.level == 0:
+        return []  # the words themselves are in `backends`
     found = []
-    for backend in BACKENDS:
-        for threads in (1, 8):
+    for backend in OWN:
+        for threads in depth.threads_of(*depth.pick((), (1, 8), (1, 2, 8, 64))):
             name = f"{backend}: pin + unpin, {threads} thread{'s' * (threads > 1)}"
             found.append(Step(name, race_seconds(threads, depth), partial(_measure, name, backend, threads, depth)))
-    for backend in BACKENDS:
+    for backend in OWN:
         name = f"{backend}: exchanges lost, 8 threads"
         found.append(Step(name, 3 * sample_seconds(8, depth), partial(_retries, name, backend, 8, depth)))
     return found
 
 
 QUESTION: Final = Question(
-    "lease", "what a pin and an unpin cost by each kind of word, and how often they retry", steps
+    "lease",
+    "what a pin and an unpin cost by each kind of word, and how often they retry",
+    steps,
+    plots=(Plot(title="Time of a pin and an unpin", x="threads", by="word", log_x=True),),
 )

@@ -12,11 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import final
+from typing import Final, final
 
 from benchmarks.harness import Target
 
 ROOT = Path(__file__).parents[1]
+
+SHORT: Final = 0.1
+"""Seconds: ten ticks of the system's clocks, by which it counts."""
 
 
 @final
@@ -111,12 +114,12 @@ class Neighbours:
         self._busy, self._mine, self._since = _busy_seconds(), _own_seconds(), time.monotonic()
 
     def share(self) -> float | None:
-        """Of all cores, since this was made; None where the system does not tell."""
-        busy = _busy_seconds()
-        if busy is None or self._busy is None:
+        """Of all cores, since this was made; None where the system does not tell, or could not in so short a time."""
+        busy, took = _busy_seconds(), time.monotonic() - self._since
+        if busy is None or self._busy is None or took < SHORT:
             return None
         foreign = busy - self._busy - (_own_seconds() - self._mine)
-        return max(foreign, 0.0) / (time.monotonic() - self._since) / cores()
+        return max(foreign, 0.0) / took / cores()
 
 
 def _own_seconds() -> float:

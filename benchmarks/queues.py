@@ -17,9 +17,10 @@ from functools import partial
 from typing import Final, Protocol, final
 
 from benchmarks.crew import no_gc
-from benchmarks.harness import Depth, Question, Row, Step, in_turns
+from benchmarks.harness import Depth, Plot, Question, Row, Step, in_turns
 from flowctl import ConcurrencyLimit, FlowController, FlowKey, Ticket
-from flowctl.queue import FlowQueue, KeyedQueue
+from flowctl.keyed import KeyedQueue
+from flowctl.queue import FlowQueue
 from flowctl.ticket import Unborn, Wait
 
 BATCH: Final = 500
@@ -166,9 +167,9 @@ def order(ticket: Ticket) -> tuple[float, int]:
 class Crowd:
     """A queue with so many tickets, that stay so many; the same ones in the same order for each kind of queue."""
 
-    def __init__(self, queue: Queue, queued: int) -> None:
+    def __init__(self, queue: Queue, queued: int, seed: int = 7) -> None:
         self.queue = queue
-        self._numbers = random.Random(queued)
+        self._numbers = random.Random(seed)
         self._serial = 0
         self._desk = FlowController(gate=ConcurrencyLimit(1), background=False)._state.turn
         self._flow = Unborn(FlowKey("tenant"))
@@ -210,7 +211,7 @@ class Crowd:
 
 
 def _measure(queued: int, depth: Depth) -> Sequence[Row]:
-    crowds = {name: Crowd(queue(), queued) for name, queue in QUEUES.items()}
+    crowds = {name: Crowd(queue(), queued, depth.seed) for name, queue in QUEUES.items()}
     with no_gc():
         found = in_turns(ROUNDS, [partial(crowd.cost, depth.sample / 2) for crowd in crowds.values()])
     samples = {name: tuple(costs) for name, costs in zip(crowds, found, strict=True)}
@@ -221,17 +222,25 @@ def _measure(queued: int, depth: Depth) -> Sequence[Row]:
             samples=samples[ours],
             rival=rival,
             rival_samples=samples[rival],
+            at={"threads": 1, "queued": queued, "queue": ours},
         )
         for ours, rival in PAIRS
     ]
 
 
 def steps(depth: Depth) -> list[Step]:
+    if depth.level == 0:
+        return []
     found = []
     for queued in depth.sizes:
-        seconds = ROUNDS * len(QUEUES) * (depth.sample + queued * 5e-6)
+        seconds = ROUNDS * len(QUEUES) * (depth.sample * 1.2 + queued * 7e-6)
         found.append(Step(f"{queued:,} queued", seconds, partial(_measure, queued, depth)))
     return found
 
 
-QUESTION: Final = Question("queues", "what a push, a withdrawal and a look at the head cost, by each kind", steps)
+QUESTION: Final = Question(
+    "queues",
+    "what a push, a withdrawal and a look at the head cost, by each kind",
+    steps,
+    plots=(Plot(title="CPU of a push, a withdrawal and a look", x="queued", by="queue", log_x=True, log_y=True),),
+)

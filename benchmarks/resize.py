@@ -79,6 +79,8 @@ def _measure(name: str, seats: int, depth: Depth) -> Sequence[Row]:
 
 
 def steps(depth: Depth) -> list[Step]:
+    if depth.level == 0:
+        return []
     found = []
     for seats, room in ((2 * THREADS, "seats for all"), (THREADS // 2, "4 seats")):
         name = f"p{SHARE * 100:g} of admit's wait, {THREADS} threads, {room}"

@@ -1,18 +1,19 @@
 """One 63-bit word that changes in one step: the ground under every lease.
 
-Three backends, one contract (`tests/test_atomic.py` runs the same tests over all):
+Two backends, and `lease.SectionWord`; one contract (`tests/test_atomic.py` runs the same tests over all):
 
 `CellWord`     compare-and-swap without a lock, on the one step that a dict does for us atomically
 `LockWord`     compare-and-swap under a lock of its own
-`SectionWord`  compare-and-swap under a lock that the word's busiest path holds anyway: that path changes `value` in
-               place, and every other one comes through `compare_exchange`
 """
 
 from __future__ import annotations
 
-from typing import Protocol, final
+from typing import TYPE_CHECKING, Protocol, final
 
 from flowctl import sync
+
+if TYPE_CHECKING:
+    from flowctl.snapshot import WordUse
 
 
 class AtomicWord(Protocol):
@@ -69,33 +70,6 @@ class CellWord:
 
 
 @final
-class CountedWord:
-    """A word that counts how often it was to be exchanged, and how often another thread was faster."""
-
-    __slots__ = ("_word", "attempts", "lost", "_mutex")
-
-    def __init__(self, word: AtomicWord) -> None:
-        self._word = word
-        self._mutex = sync.RLock()  # rank: words, innermost
-        # guarded by _mutex
-        self.attempts = 0
-        self.lost = 0
-
-    def load(self) -> int:
-        return self._word.load()
-
-    def compare_exchange(self, expected: int, new: int) -> bool:
-        exchanged = self._word.compare_exchange(expected, new)
-        with self._mutex:
-            self.attempts += 1
-            self.lost += not exchanged
-        return exchanged
-
-    def fetch_add(self, amount: int) -> int:
-        return self._word.fetch_add(amount)
-
-
-@final
 class LockWord:
     """Compare-and-swap under a re-entrant lock of its own.
 
@@ -125,31 +99,55 @@ class LockWord:
             return value
 
 
+# --- words that count ----------------------------------------------------------------------------------------------
+
+
 @final
-class SectionWord:
-    """Compare-and-swap under the lock of a section that the word's busiest path enters anyway.
+class WordUsage:
+    """How words of one kind were exchanged."""
 
-    Who is inside the section may read and write `value` in place, without a call between the two.
-    """
+    __slots__ = ("_attempts", "_handoffs", "_lost", "_mutex")
 
-    __slots__ = ("_section", "value")
+    def __init__(self) -> None:
+        self._mutex = sync.RLock()  # rank: words, innermost
+        # guarded by _mutex, read by anyone
+        self._attempts = 0
+        self._lost = 0
+        self._handoffs = 0
 
-    def __init__(self, section: sync.Mutex, value: int = 0) -> None:
-        self._section = section  # re-entrant; rank: the turn
-        self.value = value
+    def count(self, *, exchanged: bool, last: int, thread: int) -> None:
+        """One more attempt by this thread; `last`: who exchanged that word before (0: nobody)."""
+        with self._mutex:
+            self._attempts += 1
+            self._lost += not exchanged
+            self._handoffs += exchanged and last not in (0, thread)
+
+    def seen(self) -> WordUse:
+        from flowctl.snapshot import WordUse  # noqa: PLC0415 - see there
+
+        return WordUse(self._attempts, self._lost, self._handoffs)
+
+
+@final
+class CountedWord:
+    """A word that counts how it is exchanged."""
+
+    __slots__ = ("_last", "_usage", "_word")
+
+    def __init__(self, word: AtomicWord, usage: WordUsage) -> None:
+        self._word = word
+        self._usage = usage
+        self._last = 0  # who exchanged it, as far as is known: two who do at once may store it in the other order
 
     def load(self) -> int:
-        return self.value
+        return self._word.load()
 
     def compare_exchange(self, expected: int, new: int) -> bool:
-        with self._section:
-            if self.value != expected:
-                return False
-            self.value = new
-            return True
+        exchanged, last, thread = self._word.compare_exchange(expected, new), self._last, sync.get_ident()
+        if exchanged:
+            self._last = thread
+        self._usage.count(exchanged=exchanged, last=last, thread=thread)
+        return exchanged
 
     def fetch_add(self, amount: int) -> int:
-        with self._section:
-            value = self.value
-            self.value = value + amount
-            return value
+        return self._word.fetch_add(amount)

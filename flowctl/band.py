@@ -21,12 +21,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar, final
 
+from flowctl import sync
 from flowctl.config import BandConfig
 from flowctl.drain import DrainRate
 from flowctl.lease import Lease, Leased, LeaseTable
 from flowctl.policies.fairness import is_metered
 from flowctl.policies.ordering import Fcfs
-from flowctl.queue import EMPTY, FlowQueue, KeyedQueue
+from flowctl.queue import EMPTY, FlowQueue
 from flowctl.ranking import Ranking
 from flowctl.request import MAX_COUNT
 from flowctl.ticket import Ticket, Wait
@@ -74,6 +75,7 @@ class PriorityBand(Generic[F]):
         "_by_head",
         "_last_place",
         "_metered",
+        "_new_queue",
         "_paused",
         "_ranking",
         "_ring",
@@ -82,6 +84,7 @@ class PriorityBand(Generic[F]):
         "config",
         "door",
         "drained",
+        "flow_by_id",
         "flows",
         "halts",
         "has_gone",
@@ -90,20 +93,24 @@ class PriorityBand(Generic[F]):
         "lease",
         "priority",
         "queued_bytes",
+        "roomy_bytes",
+        "roomy_requests",
         "virtual_time",
     )
 
-    def __init__(self, priority: int, config: BandConfig, lease: Lease) -> None:
+    def __init__(self, priority: int, config: BandConfig, lease: Lease, mutex: sync.Mutex | None = None) -> None:
         # fixed after construction; the lease has a pin for each flow, and one more if the band is configured
         self.priority = priority
-        self.config = config
         self.lease = lease
-        self.flows: LeaseTable[str, F] = LeaseTable()
+        self.flows: LeaseTable[str, F] = LeaseTable(mutex)
+        self.flow_by_id = self.flows.entries
         self.is_keyed = not isinstance(config.ordering, Fcfs)
+        self._new_queue = _keyed_queue() if self.is_keyed else FlowQueue
         self._by_head = bool(getattr(config.fairness, "by_head", False))
         self._metered = config.fairness if is_metered(config.fairness) else None
         # written under the turn, read by anyone: takes no new request any more
         self.is_retired = False
+        self._limit(config)
         # its priority, if whoever comes may go before all that wait below it; else that of nobody
         self.door: float = priority
         self.halts = Halts()
@@ -145,12 +152,12 @@ class PriorityBand(Generic[F]):
     def push(self, flow: F, ticket: Ticket) -> None:
         """Queue a ticket: O(log active flows) if its flow was idle or has a new head, and what its queue takes."""
         if flow.queue is EMPTY:
-            flow.queue = KeyedQueue() if self.is_keyed else FlowQueue()
+            flow.queue = self._new_queue()
         flow.queue.push(ticket)
         self.backlog[ticket.serial] = ticket
         self.queued_bytes += ticket.size
         if flow.place is None:
-            self._enter(flow, 0.0 if ticket.wait is None else ticket.wait.price)
+            self._enter(flow, 0.0 if ticket.wait is None else ticket.wait.price or 0.0)
         elif self._by_head and flow.queue.head is ticket:
             self._place(flow)
         self._ranking.grew(flow, len(self.backlog))
@@ -161,7 +168,7 @@ class PriorityBand(Generic[F]):
         flow.queue.withdraw(ticket)
         del self.backlog[ticket.serial]
         self.queued_bytes -= ticket.size
-        if not flow.queue:
+        if not flow.queue.requests:
             flow.queue = EMPTY
             self._leave(flow)
         elif was_head and flow.place is not None:
@@ -191,11 +198,11 @@ class PriorityBand(Generic[F]):
         return float(charge)  # whatever number it is, it can be added to others from here on
 
     def charge(self, flow: F, charge: float) -> None:
-        """Account for one dispatch of this flow, whose turn it is: O(log active flows)."""
+        """Account for one dispatch of this flow, whose head goes and is still queued: O(log active flows)."""
         self.has_gone = True
         self.virtual_time = max(self.virtual_time, flow.start)
         flow.start = flow.finish = flow.start + charge
-        if not self._by_head:
+        if not self._by_head and flow.queue.requests > 1:  # else it is about to leave the ring
             self._place(flow)
 
     def correct(self, flow: F, wait: Wait, charge: float) -> None:
@@ -254,10 +261,23 @@ class PriorityBand(Generic[F]):
     def open(self, config: BandConfig) -> None:
         """Take requests, with these limits; ordering and fairness stay what they are."""
         self._ranking.forget()
+        for ticket in self.backlog.values():
+            if ticket.wait is not None:
+                ticket.wait.price = None  # weights may differ
         door = NOBODY if any(self.halts) else self.priority
-        self.config = config
+        self._limit(config)
         self.is_retired = False
         self.door = door
+
+    def _limit(self, config: BandConfig) -> None:
+        requests = [most for most in (config.max_requests, config.max_requests_per_flow) if most is not None]
+        in_bytes = [most for most in (config.max_bytes, config.max_bytes_per_flow) if most is not None]
+        roomy_requests, roomy_bytes = min(requests, default=math.inf), min(in_bytes, default=math.inf)
+        # plain stores: no exception can come between them
+        self.config = config
+        # with no more than this in all queues, none of its limits is exceeded
+        self.roomy_requests = roomy_requests
+        self.roomy_bytes = roomy_bytes
 
     # --- the ring ----------------------------------------------------------------------------------------------------
 
@@ -319,8 +339,14 @@ class PriorityBand(Generic[F]):
         assert all(self.is_paused(flow) and flow.place is None for flow in self._paused), "a flow that is not paused"
         assert not any(self.is_paused(flow) for flow in live), "a paused flow in the ring"
         live += self._paused
-        assert sum(len(flow.queue) for flow in live) == len(self.backlog), "active flows against the backlog"
+        assert sum(flow.queue.requests for flow in live) == len(self.backlog), "active flows against the backlog"
         assert self.queued_bytes == sum(ticket.size for ticket in self.backlog.values()), "bytes of a band"
         for flow in live:
             flow.queue._check()
-            assert flow.queue, "an idle flow in the ring"
+            assert flow.queue.requests, "an idle flow in the ring"
+
+
+def _keyed_queue() -> type[FlowQueue]:
+    from flowctl.keyed import KeyedQueue  # noqa: PLC0415 - few bands need it, and it loads a library
+
+    return KeyedQueue

@@ -10,27 +10,29 @@ from collections.abc import Mapping
 from typing import final
 
 from flowctl import sync
-from flowctl.atomic import AtomicWord, CellWord, CountedWord
+from flowctl.atomic import CellWord
 from flowctl.band import PriorityBand
 from flowctl.clock import Clock
 from flowctl.config import BandConfig, Config
 from flowctl.flow import Flow
 from flowctl.lease import Lease, LeaseTable, born
+from flowctl.profile import Profile
 
 
 @final
 class Bands:
     """The bands of one controller."""
 
-    __slots__ = ("_clock", "_config", "_founding", "configured", "table")
+    __slots__ = ("_clock", "_config", "_founding", "_profile", "configured", "table")
 
-    def __init__(self, config: Config, clock: Clock) -> None:
+    def __init__(self, config: Config, clock: Clock, profile: Profile | None = None) -> None:
         # fixed after construction
         self._config = config
         self._clock = clock
+        self._profile = profile
         # one new band at a time, so that there are never too many. Re-entrant for handlers; rank: first of all
         self._founding = sync.RLock()
-        self.table: LeaseTable[int, PriorityBand[Flow]] = LeaseTable()
+        self.table: LeaseTable[int, PriorityBand[Flow]] = LeaseTable(profile and profile.table())
         # replaced as a whole under _founding, read by anyone
         self.configured: Mapping[int, BandConfig] = {
             band.priority: band for band in config.bands if band.priority is not None
@@ -144,5 +146,7 @@ class Bands:
         return collected
 
     def _new(self, priority: int, config: BandConfig) -> PriorityBand[Flow]:
-        word: AtomicWord = CellWord(born(self._clock.now(), pins=1))
-        return PriorityBand(priority, config, Lease(CountedWord(word) if self._config.profile else word))
+        word = CellWord(born(self._clock.now(), pins=1))
+        if self._profile is None:
+            return PriorityBand(priority, config, Lease(word))
+        return PriorityBand(priority, config, Lease(self._profile.band_word(word)), self._profile.table())

@@ -6,7 +6,6 @@ Under the turn. Nothing is changed here: evicting and booking are the caller's, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -31,16 +30,26 @@ class Room(NamedTuple):
     error: Exception | None = None  # what a displacement policy raised: then nobody leaves
 
 
+ROOMY: Final = Room()
+"""No limit keeps it out, and nobody has to leave."""
+
+
 def make_room(config: Config, ledger: Ledger, ticket: Ticket, wait: Wait, flow: Flow) -> Room:
     """See whether a request can be queued. Nobody is named in vain: all limits hold without the victims, and some
     limit would not without any one of them.
     """
+    if (
+        ledger.queued < flow.band.roomy_requests
+        and ledger.queued_bytes + ticket.size <= flow.band.roomy_bytes
+        and (wait.room is None and config.max_requests is None and config.max_bytes is None)
+    ):
+        return ROOMY
     exceeded = list(_exceeded(config, ledger, ticket, wait, flow))
     if not exceeded:
-        return Room()
+        return ROOMY
     tripped = [excess.scope for excess in exceeded]
     queue, band = flow.queue, flow.band
-    newcomer = Newcomer(band.priority, band.share(len(queue) + 1, queue.size + ticket.size))
+    newcomer = Newcomer(band.priority, band.share(queue.requests + 1, queue.size + ticket.size))
     victims: dict[int, Ticket] = {}
     for excess in exceeded:
         try:
@@ -74,8 +83,7 @@ def _anybody(victim: Ticket) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class _Excess:
+class _Excess(NamedTuple):
     """A limit, by how much a request would exceed it, who says who may have to leave, and whose leaving helps."""
 
     scope: Scope
@@ -95,14 +103,14 @@ def _exceeded(config: Config, ledger: Ledger, ticket: Ticket, wait: Wait, flow: 
     """The limits that this request would exceed, the narrowest first."""
     band, room, size = flow.band, wait.room, ticket.size
     limits = band.config
-    over = _over(len(flow.queue), limits.max_requests_per_flow, flow.queue.size + size, limits.max_bytes_per_flow)
-    if any(over):
+    over = _over(flow.queue.requests, limits.max_requests_per_flow, flow.queue.size + size, limits.max_bytes_per_flow)
+    if over is not None:
         yield _Excess("flow", *over)
     over = _over(band.queued, limits.max_requests, band.queued_bytes + size, limits.max_bytes)
-    if any(over):
+    if over is not None:
         yield _Excess("band", *over, limits.displacement, [band], lambda victim: victim.serial in band.backlog)
     over = _over(ledger.queued, config.max_requests, ledger.queued_bytes + size, config.max_bytes)
-    if any(over):
+    if over is not None:
         yield _Excess("global", *over, config.displacement, ledger.waiting, _anybody)
     if room is None:
         return
@@ -116,7 +124,9 @@ def _exceeded(config: Config, ledger: Ledger, ticket: Ticket, wait: Wait, flow: 
         yield _Excess("threads", 1, 0, config.displacement, ledger.waiting, waits_there)
 
 
-def _over(queued: int, max_requests: int | None, total_bytes: int, max_bytes: int | None) -> tuple[int, int]:
-    """By how many requests and bytes one more is too much; exactly at a limit is allowed."""
+def _over(queued: int, max_requests: int | None, total_bytes: int, max_bytes: int | None) -> tuple[int, int] | None:
+    """By how many requests and bytes one more is too much, if it is; exactly at a limit is allowed."""
+    if (max_requests is None or queued < max_requests) and (max_bytes is None or total_bytes <= max_bytes):
+        return None
     requests = 0 if max_requests is None else max(queued + 1 - max_requests, 0)
     return requests, 0 if max_bytes is None else max(total_bytes - max_bytes, 0)

@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Self, final
+from typing import TYPE_CHECKING, Self, final
 
 from flowctl import sync
-from flowctl.atomic import CountedWord
 from flowctl.band import Halts
 from flowctl.clock import Clock, MonotonicClock
 from flowctl.collector import TICK
@@ -29,7 +28,6 @@ from flowctl.request import (
     FlowKey,
     Request,
     WaitingRoom,
-    check_flow_id,
     check_flow_key,
     check_priority,
     check_request,
@@ -38,9 +36,12 @@ from flowctl.request import (
     shown,
 )
 from flowctl.state import State
-from flowctl.stats import BandStats, CollectReport, Contention, ShardUse, Stats
-from flowctl.ticket import Hold, Ticket, Unborn, Wait
+from flowctl.stats import CollectReport
+from flowctl.ticket import Ticket, Unborn, Wait
 from flowctl.turn import Turn
+
+if TYPE_CHECKING:
+    from flowctl.snapshot import Contention, Stats
 
 
 def _find(state: State, request: Request) -> Flow | None:
@@ -48,7 +49,7 @@ def _find(state: State, request: Request) -> Flow | None:
     if request.received_at is not None:
         return None
     try:
-        return state.bands[request.flow.priority].flows.entries[request.flow.id]
+        return state.bands[request.flow.priority].flow_by_id[request.flow.id]
     except KeyError:
         return None
 
@@ -110,7 +111,7 @@ class FlowController:
         self._changing = sync.RLock()
         self._is_changing = False
         # replaced as a whole in a forked child
-        self._state = self._new_state()
+        self._enter(self._new_state())
         sync.renew_after_fork(self)
 
     def _new_state(self) -> State:
@@ -128,6 +129,12 @@ class FlowController:
         if self._closed:
             state.turn.close(None)
         return state
+
+    def _enter(self, state: State) -> None:
+        self._state = state
+        # what `admit` needs if nothing is unusual: empty where it is to look whose code calls it
+        self._at_hand = {} if self._may_ride else state.bands
+        self._grant = state.turn.grant_on_the_spot
 
     def _bind_gates(self, turn: Turn) -> None:
         bound: list[Gate] = []
@@ -165,33 +172,29 @@ class FlowController:
         no seat of its own (see `nested` there).
         """
         if (
-            type(flow) is not str
-            or type(priority) is not int
-            or cost is not _ONE  # what is usual is known by its identity, and whatever else is checked in full
-            or size is not _ZERO
-            or ttl is not None
-            or cancel is not None
-            or metadata is not None
-            or room is not None
-            or revocable is not None
-            or self._may_ride
+            cost is _ONE  # what is usual is known by its identity, and whatever else is checked in full
+            and size is _ZERO
+            and (priority is _ZERO or type(priority) is int)
+            and ttl is None
+            and cancel is None
+            and metadata is None
+            and room is None
+            and revocable is None
         ):
-            key = check_flow_key(flow, priority)
-            request = Request(key, cost=cost, size=size, ttl=ttl, metadata=metadata, revocable=revocable)
-            return self.admit_request(request, cancel=cancel, room=room)
-        state = self._state
-        turn = state.turn
-        found: Flow | None = None
-        try:
-            found = state.bands[priority].flows.entries[flow]  # what is in the table has passed the checks
-        except KeyError:
-            flow, priority = check_flow_id(flow), check_priority(priority)
-        else:
-            ticket = Ticket(turn, found, cost, size)
-            if turn.try_grant(ticket, Hold(ticket, turn.hand_in), found):
-                return ticket
-        wait = Wait(self._clock.now(), ttl)
-        return self._wait(state, Ticket(turn, Unborn(FlowKey(flow, priority)), cost, size), wait, found)
+            try:
+                # what is in the table has passed the checks
+                found = self._at_hand[priority].flow_by_id[flow]  # type: ignore[index]
+            except (KeyError, TypeError):
+                pass
+            else:
+                ticket = self._grant(found, cost, size, None)
+                if ticket is not None:
+                    return ticket
+                state = self._state
+                return self._wait(state, Ticket(state.turn, found, cost, size), Wait(self._clock.now(), None), found)
+        key = check_flow_key(flow, priority)
+        request = Request(key, cost=cost, size=size, ttl=ttl, metadata=metadata, revocable=revocable)
+        return self.admit_request(request, cancel=cancel, room=room)
 
     def admit_request(
         self, request: Request, *, cancel: Callable[[], object] | None = None, room: WaitingRoom | None = None
@@ -207,10 +210,9 @@ class FlowController:
         state = self._state
         turn, found = state.turn, _find(state, request)
         if found is not None:
-            ticket = Ticket(turn, found, request.cost, request.size)
-            if request.revocable is not None:
-                ticket.wait = self._wait_of(request)
-            if turn.try_grant(ticket, Hold(ticket, turn.hand_in), found):
+            told = None if request.revocable is None else self._wait_of(request)
+            ticket = self._grant(found, request.cost, request.size, told)
+            if ticket is not None:
                 return ticket
         wait = self._wait_of(request, cancel=cancel, room=room)
         return self._wait(state, Ticket(turn, Unborn(request.flow), request.cost, request.size), wait, found)
@@ -294,19 +296,18 @@ class FlowController:
         state = self._state
         turn, found = state.turn, _find(state, request)
         wait = self._wait_of(request, on_settled=on_settled, room=room)
-        ticket = Ticket(turn, Unborn(request.flow) if found is None else found, request.cost, request.size)
+        granted = None if found is None else self._grant(found, request.cost, request.size, wait)
+        ticket = Ticket(turn, Unborn(request.flow), request.cost, request.size) if granted is None else granted
         try:
-            if found is not None:
-                ticket.wait = wait
-                if turn.try_grant(ticket, Hold(ticket, turn.hand_in), found):
-                    turn.tell_granted(ticket)
-                    return ticket
+            if granted is not None:
+                turn.tell_granted(ticket)
+                return ticket
             self._arrive(state, ticket, wait, found)
+            if ticket.outcome is None:
+                state.look_out(wait.arrived + TICK if state.ticks_while_queued else wait.deadline)
         except BaseException:
-            state.turn.give_up(ticket)
+            turn.give_up(ticket)
             raise
-        if ticket.outcome is None:
-            state.look_out(wait.arrived + TICK if state.ticks_while_queued else wait.deadline)
         return ticket
 
     def limit(
@@ -369,27 +370,29 @@ class FlowController:
 
     def _arrive(self, state: State, ticket: Ticket, wait: Wait, found: Flow | None) -> None:
         """Have the ticket decided or queued, at a flow that is found or created: the optimistic loop."""
-        registry, asked = state.registry, ticket.key
+        registry, turn = state.registry, state.turn
         ticket.wait = wait
         arrived = False
         while not arrived:
-            key, flow = asked, None if found is not None and found.band.is_retired else found
-            if flow is None:
-                served = registry.look_up(asked)
+            flow = found
+            if flow is None or flow.band.is_retired:
+                served = registry.look_up(ticket.key)
                 if served is None:
-                    self._refuse_for_want_of_a_band(state.turn, ticket, wait)
+                    self._refuse_for_want_of_a_band(turn, ticket, wait)
                     return
                 key, flow = served
-            if flow is None:
-                arrived = self._arrive_at_new_flow(state, ticket, wait, key)
-                continue
-            arrived = self._arrive_at(state, ticket, wait, flow)
+                if flow is None:
+                    arrived = self._arrive_at_new_flow(state, ticket, wait, key)
+                    continue
+            # its band says how long to wait
+            wait.deadline = self._config.deadline(wait.arrived, wait.ttl, flow.band.config.default_ttl)
+            arrived = turn.arrive(ticket, wait, flow)
             if not arrived and flow.lease.is_marked:
                 registry.remove(flow)  # help whoever collects it, and go on: it will be a new flow
                 found = None
             elif not arrived:
                 wait.scope = "flow"  # it has as many pins as a lease can have
-                state.turn.refuse(ticket, Outcome.REJECTED_CAPACITY)
+                turn.refuse(ticket, Outcome.REJECTED_CAPACITY)
                 return
 
     def _refuse_for_want_of_a_band(self, turn: Turn, ticket: Ticket, wait: Wait) -> None:
@@ -397,13 +400,8 @@ class FlowController:
         wait.deadline = self._config.deadline(wait.arrived, wait.ttl, None)
         turn.refuse(ticket, turn.refusal(wait, self._clock.now()) or Outcome.REJECTED_OTHER)
 
-    def _arrive_at(self, state: State, ticket: Ticket, wait: Wait, flow: Flow) -> bool:
-        """The same at this flow, whose band says how long to wait; False if the flow cannot be pinned."""
-        wait.deadline = self._config.deadline(wait.arrived, wait.ttl, flow.band.config.default_ttl)
-        return state.turn.arrive(ticket, wait, flow)
-
     def _arrive_at_new_flow(self, state: State, ticket: Ticket, wait: Wait, key: FlowKey) -> bool:
-        """The same where the flow has to be created; False if that has to be tried again."""
+        """Have it decided or queued at a flow that has to be created; False if that has to be tried again."""
         turn = state.turn
         band = state.bands.get(key.priority)
         limits = state.registry.founded.config_at(key.priority) if band is None else band.config
@@ -451,6 +449,8 @@ class FlowController:
 
     def stats(self) -> Stats:
         """A snapshot. Each number is exact; those of flows may be a moment older than those of requests."""
+        from flowctl.snapshot import BandStats, Stats  # noqa: PLC0415 - see there
+
         registry, turn = self._state.registry, self._state.turn
         flows: Counter[int] = Counter()
         for shard in registry.topology.shards:
@@ -497,20 +497,11 @@ class FlowController:
         return turn.read(snapshot)
 
     def contention(self) -> Contention | None:
-        """How often threads had to wait for each other since this process began; None without `Config.profile`."""
-        registry, lock = self._state.registry, self._state.turn.lock
-        if not isinstance(lock, sync.CountedRLock):
-            return None
-        words = [band.lease.word for band in registry.bands.entries.copy().values()]
-        counted = [word for word in words if isinstance(word, CountedWord)]
-        return Contention(
-            turn=lock.usage.seen(),
-            shards=tuple(
-                ShardUse(shard.lock.reads.seen(), shard.lock.writes.seen()) for shard in registry.topology.live
-            ),
-            exchanges=sum(word.attempts for word in counted),
-            lost_exchanges=sum(word.lost for word in counted),
-        )
+        """Where threads met since this process began, and how long they waited for each other; None without
+        `Config.profile`.
+        """
+        profile = self._state.profile
+        return profile and profile.seen([shard.lock for shard in self._state.registry.topology.live])
 
     def flows(self) -> list[FlowKey]:
         """The flows that exist, the highest priority first, then by id."""
@@ -617,6 +608,7 @@ class FlowController:
     def let_ride(self) -> None:
         """From now on `admit` looks whether the code of a request of this controller calls it. For middlewares."""
         self._may_ride = True
+        self._at_hand = {}
 
     def report(self, what: str, error: BaseException) -> None:
         """Count and log what foreign code raised: in `stats().incidents`, and the 1st, 2nd, 4th, ... of its kind."""
@@ -650,7 +642,7 @@ class FlowController:
         self._state.turn.after_fork_in_child()
         self._changing, self._is_changing = sync.RLock(), False
         self._incidents = Incidents()
-        self._state = self._new_state()
+        self._enter(self._new_state())
         self._state.turn.ledger.halts = halts
 
     def _check(self) -> None:

@@ -22,7 +22,6 @@ from flowctl.errors import Outcome
 from flowctl.estimate import retry_after
 from flowctl.flow import Flow
 from flowctl.gate import Gate, Learner
-from flowctl.lease import to_ms
 from flowctl.news import News
 from flowctl.policies.ceiling import Static, checked_ceilings
 from flowctl.policies.revocation import Revocation
@@ -33,6 +32,7 @@ from flowctl.ticket import Hold, ReleaseOutcome, Ticket, Wait
 T = TypeVar("T")
 
 DISPATCHED: Final = Outcome.DISPATCHED  # bound once: on 3.11 each look at an enum's member costs 100 ns
+NEVER_CAME: Final = Outcome.REJECTED_OTHER
 _TRY_AGAIN: Final = (Outcome.EVICTED_TTL, Outcome.EVICTED_DISPLACED)
 
 SETTLED_A_SECTION: Final = 64
@@ -46,7 +46,9 @@ class Dispatch(Sections):
         "_ceilings",
         "_clock",
         "_config",
+        "_gate_failed",
         "_gates",
+        "_is_watched",
         "_learners",
         "_notes_grants",
         "_priorities",
@@ -72,11 +74,14 @@ class Dispatch(Sections):
         self._learners = tuple(gate for gate in gates if isinstance(gate, Learner))
         self._watches = config.watches
         self._notes_grants = self._watches or bool(self._learners)  # when, and by whom
+        # each grant and release is; and a lock that counts is not taken in one step: see `Turn._grant`
+        self._is_watched = self._notes_grants or news.observer is not None or lock is not None
         self._clock = clock
         self._priorities = priorities
         # guarded by lock
         self.revocations = Revocations(config.revocation or Revocation())
         self._sure_seats = 0  # the least that a gate promises
+        self._gate_failed = False  # in this round
         self._ceilings: dict[int, float] = {}  # by priority; replaced by an empty one where a band has gone
 
     def change_gate(self, act: Act) -> None:
@@ -105,6 +110,7 @@ class Dispatch(Sections):
     def _round_locked(self, now: float) -> None:
         """Let go whoever can go, in order, and settle whose deadline has come."""
         ledger = self.ledger
+        self._stuck_until, self._gate_failed = -math.inf, False
         if ledger.top == NOBODY:  # and we are not closed
             self._owed = False
             return
@@ -126,8 +132,13 @@ class Dispatch(Sections):
                 continue
             if not self._has_room_locked(ticket.cost, band.priority):
                 self._owed = False
+                if self._sure_seats and not (skipped or self._gate_failed):
+                    # all gates do no more than count: they say the same until something changes
+                    self._stuck_until = ticket.wait.deadline
                 return  # the head waits, and so do all behind it and below it: nobody overtakes
-            charge = self._price_locked(flow, ticket.cost, ticket.wait.metadata)
+            charge = ticket.wait.price
+            if charge is None:
+                charge = self._price_locked(flow, ticket.cost, ticket.wait.metadata)
             if charge is None:
                 skipped.add(band)
                 continue
@@ -175,6 +186,7 @@ class Dispatch(Sections):
         try:
             return self._ask_gates_locked(cost, priority)
         except Exception as error:  # noqa: BLE001 - a gate of the user's own; it is reported
+            self._gate_failed = True
             self.news.incident("gate", error)
             return False
 
@@ -238,18 +250,23 @@ class Dispatch(Sections):
             if gate.learn(hold.since, now, self.ledger.in_flight + hold.cost, outcome):
                 self._ask_for_sure_seats_locked()
 
-    def _grant_locked(self, ticket: Ticket, hold: Hold[Flow], wait: Wait, now: float, *, is_told: bool = True) -> None:
-        """Turn the hold of a ticket that is in no queue into seats; tell it, unless its own thread will see it."""
+    def _grant_locked(
+        self, ticket: Ticket, hold: Hold[Flow], wait: Wait | None, now: float, *, is_told: bool = True
+    ) -> None:
+        """Turn the hold of a ticket that is in no queue into seats; tell it, unless whoever asked does that himself."""
         ledger = self.ledger
         # plain stores up to the last line: no exception can come between them
-        wait.settled_at = now
+        if wait is not None:
+            wait.settled_at = now
         hold.cost = ticket.cost
         hold.since = now
         ledger.in_flight += ticket.cost
-        ledger.granted += 1
-        ledger.dispatched += 1
+        ledger.undispatched -= 1
+        ledger.seatless -= 1
         ticket.outcome = DISPATCHED
-        if is_told or self.news.observer is not None:
+        if wait is not None and wait.parking is not None:
+            self.news.waking[wait.parking] = None
+        if is_told if wait is not None and wait.on_settled is not None else self._observer is not None:
             self.news.settled.append(ticket)
 
     def _evict_locked(self, ticket: Ticket, outcome: Outcome, now: float) -> bool:
@@ -265,8 +282,11 @@ class Dispatch(Sections):
         wait.settled_at = now
         ledger.evicted += 1
         ticket.outcome = outcome
-        self.news.settled.append(ticket)
-        ledger.drop(ticket.serial, to_ms(now))  # last: what has no hold cannot be mended
+        if wait.parking is not None:
+            self.news.waking[wait.parking] = None
+        if self._observer is not None or wait.on_settled is not None:
+            self.news.settled.append(ticket)
+        ledger.drop(ticket.serial, now)  # last: what has no hold cannot be mended
         return True
 
     def _expire_locked(self, now: float) -> None:

@@ -29,7 +29,7 @@ def retry_after(scopes: Iterable[Scope], ledger: Ledger, flow: Flow, now: float)
     estimates: list[float | None] = []
     for scope in scopes:
         if scope == "flow":
-            estimates.append(wait_behind(len(flow.queue), flow, now))
+            estimates.append(wait_behind(flow.queue.requests, flow, now))
         elif scope == "band":
             estimates.append(_seconds(flow.band.queued, flow.band.drained, now))
         else:

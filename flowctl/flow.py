@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol, final
 
-from flowctl.atomic import SectionWord
+from flowctl import sync
 from flowctl.band import Place, PriorityBand
-from flowctl.lease import Lease
+from flowctl.lease import Lease, SectionWord
 from flowctl.queue import EMPTY
 from flowctl.request import FlowKey
 
@@ -16,12 +16,14 @@ class Home(Protocol):
 
     def attach(self, flow: Flow) -> bool: ...
 
-    def detach(self, flow: Flow) -> bool: ...
+    def detach(self, *flows: Flow) -> int: ...
 
 
 @final
-class Flow:
-    """All there is of one flow. It is pinned while any request of it is queued or in flight."""
+class Flow(SectionWord):
+    """All there is of one flow, which is the word of its lease too: its section is the turn. It is pinned while any
+    request of it is queued or in flight.
+    """
 
     __slots__ = (
         "activation",
@@ -34,16 +36,14 @@ class Flow:
         "shard",
         "slack",
         "start",
-        "word",
     )
 
-    def __init__(self, flow_id: str, band: PriorityBand[Flow], shard: Home, word: SectionWord) -> None:
+    def __init__(self, flow_id: str, band: PriorityBand[Flow], shard: Home, section: sync.Mutex, word: int) -> None:
+        super().__init__(section, word)
         # fixed after construction, but for the shard until it is attached
         self.id = flow_id
         self.band = band
         self.shard = shard
-        # its lease; the section that changes it in place is the turn
-        self.word = word
         # guarded by the turn
         self.queue = EMPTY
         self.start: float = 0
@@ -60,4 +60,4 @@ class Flow:
 
     @property
     def lease(self) -> Lease:
-        return Lease(self.word)
+        return Lease(self)

@@ -30,8 +30,7 @@ class Holders(Dispatch):
 
     def is_held(self, ticket: Ticket) -> bool:
         """Has the ticket a hold that nobody gave back?"""
-        hold = self.ledger.holds.get(ticket.serial)
-        return hold is not None and not hold.returned
+        return self.ledger.is_held(ticket.serial)
 
     def notice(self, ticket: Ticket) -> Notice:
         """What tells the ticket's holder to stop: one for all who ask."""
@@ -53,7 +52,7 @@ class Holders(Dispatch):
         def act(now: float) -> None:
             nonlocal in_flight
             wait, hold = ticket.wait, self.ledger.holds.get(ticket.serial)
-            in_flight = hold is not None and hold.cost > 0 and not hold.returned
+            in_flight = hold is not None and hold.cost > 0
             if hold is None or not in_flight:
                 return
             # plain stores: no exception can come between them

@@ -48,10 +48,10 @@ def pinned(word: int) -> int | None:
     return word + ONE_PIN if word < PINNABLE_BELOW else None
 
 
-def unpinned(word: int, now_ms: int) -> int:
-    """One pin less, idle since now; a late thread cannot turn the stamp back."""
+def unpinned(word: int, now_ms: int, pins: int = 1) -> int:
+    """So many pins less, idle since now; a late thread cannot turn the stamp back."""
     stamp = word & STAMP_MASK
-    return word - ONE_PIN - stamp + (now_ms if since(stamp, now_ms) > 0 else stamp)
+    return word - pins * ONE_PIN - stamp + (now_ms if since(stamp, now_ms) > 0 else stamp)
 
 
 def marked(word: int, now_ms: int, timeout_ms: int) -> int | None:
@@ -90,15 +90,15 @@ class Lease:
             if word.compare_exchange(seen, new):
                 return True
 
-    def unpin(self, now: Callable[[], float]) -> None:
-        """Give one pin back: idle since now, if it was the last. `RuntimeError` if there is none."""
+    def unpin(self, now: Callable[[], float], pins: int = 1) -> None:
+        """Give pins back: idle since now, if these were the last. `RuntimeError` if there are none to give."""
         word = self.word
         while True:
             seen = word.load()
-            if not ONE_PIN <= seen < MARKED_FOR_DELETION:
+            if not pins * ONE_PIN <= seen < MARKED_FOR_DELETION:
                 raise RuntimeError("unpin of a lease that has no pin")
             # the clock is read after the load: a use that lasted longer than the timeout ends now, not when it began
-            if word.compare_exchange(seen, unpinned(seen, to_ms(now()))):
+            if word.compare_exchange(seen, unpinned(seen, to_ms(now()), pins)):
                 return
 
     def try_mark(self, now: float, idle_timeout: float) -> bool:
@@ -127,6 +127,49 @@ class Lease:
         assert word < MARKED_FOR_DELETION or not self.pins, "L1: a marked lease has pins"
 
 
+class SectionWord:
+    """The word of a lease that is pinned and unpinned in a section of its own, the busiest path, which changes it in
+    place: its two parts are kept apart, as what they mean. Everybody else comes by `compare_exchange`.
+
+    Who is inside the section may change both, without a call between. Who loads without it may get the parts of two
+    moments: an exchange for that fails, unless it has come true.
+    """
+
+    __slots__ = ("_section", "pins", "since")
+
+    def __init__(self, section: sync.Mutex, value: int = 0) -> None:
+        self._section = section  # re-entrant; rank: the turn
+        self.pins = value // ONE_PIN  # with the mark
+        self.since = _middle_of(value & STAMP_MASK)  # seconds
+
+    def load(self) -> int:
+        return self.pins * ONE_PIN + to_ms(self.since)
+
+    def compare_exchange(self, expected: int, new: int) -> bool:
+        pins, since = new // ONE_PIN, _middle_of(new & STAMP_MASK)
+        seen_pins, seen_since = self.pins, self.since
+        if seen_pins * ONE_PIN + to_ms(seen_since) != expected:
+            return False
+        with self._section:
+            # without a call: no handler of this thread can come between, or find its own thread in the section
+            is_unchanged = self.pins == seen_pins and self.since == seen_since
+            if is_unchanged:
+                self.pins = pins
+                self.since = since
+            return is_unchanged
+
+    def fetch_add(self, amount: int) -> int:
+        while True:
+            value = self.load()
+            if self.compare_exchange(value, value + amount):
+                return value
+
+
+def _middle_of(ms: int) -> float:
+    """Seconds that fall into this millisecond whichever way they are rounded."""
+    return (ms + 0.5) / 1000
+
+
 class Leased(Protocol):
     """Something that is kept by a lease."""
 
@@ -148,9 +191,9 @@ class LeaseTable(Generic[K, V]):
 
     __slots__ = ("_mutex", "entries")
 
-    def __init__(self) -> None:
+    def __init__(self, mutex: sync.Mutex | None = None) -> None:
         # re-entrant for the signal handler that removes in the middle of a removal; rank: after a shard's lock
-        self._mutex = sync.RLock()
+        self._mutex: sync.Mutex = sync.RLock() if mutex is None else mutex
         # read by anyone; entered in one step by `publish`; deleted from under _mutex
         self.entries: dict[K, V] = {}
 

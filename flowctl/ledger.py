@@ -18,15 +18,54 @@ import math
 from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import final
+from itertools import islice
+from typing import NamedTuple, final
 
 from flowctl.band import NOBODY, Halts, PriorityBand
 from flowctl.drain import DrainRate
 from flowctl.flow import Flow
-from flowctl.lease import MARKED_FOR_DELETION, ONE_PIN, PINNABLE_BELOW, STAMP_MASK
+from flowctl.lease import MAX_PINS
 from flowctl.queue import EMPTY
 from flowctl.request import WaitingRoom
 from flowctl.ticket import Hold, Ticket, Wait
+
+
+class Picture(NamedTuple):
+    """The books beside the holds, as they were at one moment: taken under the lock, and compared after it.
+
+    Every change of the books keeps them in agreement. So where one picture shows none, something tore them: whoever
+    moved on since has nothing to do with it.
+    """
+
+    in_flight: int
+    seatless: int
+    queued: int
+    backlogs: int
+    # of each hold: its seats, its flow, the pins of that
+    costs: Sequence[int]
+    flows: Sequence[Flow]
+    pins: Sequence[int]
+    waiting: int  # holds whose ticket is queued
+    # flows that may have pins that no hold has, and the pins of each
+    suspects: Sequence[Flow]
+    suspected: Sequence[int]
+    lost: Sequence[Hold[Flow]]  # their tickets are gone
+
+    def is_sound(self) -> bool:
+        """Do the books agree with the holds?"""
+        held = Counter(self.flows)
+        return (
+            self.in_flight == sum(self.costs)
+            and self.seatless == self.costs.count(0)
+            and self.queued == self.waiting == self.backlogs
+            and all(pins == held[flow] for flow, pins in zip(self.flows, self.pins, strict=True))
+        )
+
+    def overpinned(self) -> list[Flow]:
+        """The suspects, but for those that are marked, whose pins are not those of their holds."""
+        held = Counter(self.flows) if self.suspects else {}
+        pairs = zip(self.suspects, self.suspected, strict=True)
+        return [flow for flow, pins in pairs if pins <= MAX_PINS and pins != held.get(flow, 0)]
 
 
 @final
@@ -34,14 +73,12 @@ class Ledger:
     """Plain books: no lock, no clock, no decision."""
 
     __slots__ = (
-        "_deadlines",
+        "deadlines",
         "waiting_in",
         "waiting_of",
         "closed",
-        "dispatched",
         "drained",
         "evicted",
-        "granted",
         "holds",
         "in_flight",
         "halts",
@@ -50,19 +87,24 @@ class Ledger:
         "queued_bytes",
         "ready",
         "rejected",
+        "seatless",
         "serial",
         "top",
+        "undispatched",
         "waiting",
+        "young",
     )
 
     def __init__(self) -> None:
         # how many wait in each room, in all and of each flow
         self.waiting_in: Counter[WaitingRoom] = Counter()
         self.waiting_of: Counter[tuple[WaitingRoom, Flow]] = Counter()
+        # all claims: those that were granted on the spot, until somebody looks, and the others
+        self.young: dict[int, Ticket] = {}
         self.holds: dict[int, Hold[Flow]] = {}
         self.serial = 0  # of the latest arrival
-        self.in_flight = 0  # seats,
-        self.granted = 0  # and the requests that hold them
+        self.in_flight = 0  # seats
+        self.seatless = 0  # holds
         self.queued = 0
         self.queued_bytes = 0
         self.waiting: list[PriorityBand[Flow]] = []  # the bands where something is queued, lowest priority first
@@ -71,72 +113,108 @@ class Ledger:
         # who is held back, by priority; replaced as a whole
         self.halts: Mapping[int, Halts] = {}
         # of the queued tickets that no thread waits for, with what was settled since: (deadline, serial), a heap
-        self._deadlines: list[tuple[float, int]] = []
+        self.deadlines: list[tuple[float, int]] = []
         # of the queued tickets whose client may leave: how to ask
         self.probed: dict[int, Callable[[], object]] = {}
         self.closed = False
         self.drained = DrainRate()  # all bands
-        self.dispatched = 0
+        self.undispatched = 0  # serials of requests that did not go, or not yet
         self.rejected = 0
         self.evicted = 0
+
+    def is_held(self, serial: int) -> bool:
+        """Is there a claim of this serial? Takes no lock."""
+        return serial in self.young or serial in self.holds  # in the order in which it goes from one to the other
+
+    @property
+    def has_claims(self) -> bool:
+        """Is anything held, or queued? Takes no lock."""
+        return bool(self.young or self.holds)
+
+    def age(self, hand_in: Callable[[Hold[Flow]], None], most: int | None = None) -> None:
+        """Know the tickets that were granted on the spot by weak holds, so many of them, the oldest first. Whoever was
+        dropped is handed in by that.
+        """
+        # of a list: whoever looks for the first one of a dict passes by all that were deleted before it
+        for serial, ticket in list(islice(self.young.items(), most)):
+            hold: Hold[Flow] = Hold(ticket, hand_in)
+            flow: Flow = ticket._flow  # type: ignore[assignment]  # it is one, once it was granted
+            # plain stores: no exception can come between them
+            hold.flow = flow
+            hold.cost = ticket.cost
+            hold.serial = serial
+            hold.since = 0.0
+            hold.thread = 0
+            self.holds[serial] = hold
+            del self.young[serial]
+
+    @property
+    def granted(self) -> int:
+        """How many requests hold seats."""
+        return len(self.young) + len(self.holds) - self.seatless
+
+    @property
+    def dispatched(self) -> int:
+        """How many were granted so far."""
+        return self.serial - self.undispatched
 
     # --- holds -----------------------------------------------------------------------------------------------------
 
     def adopt(self, hold: Hold[Flow], flow: Flow) -> None:
         """Enter the hold of a flow's creator: it owns the pin that the flow was born with."""
         self.serial = serial = self.serial + 1
+        self.undispatched += 1
         hold.flow = flow
         hold.serial = serial
         hold.cost = 0
         hold.since = 0.0
         hold.thread = 0
-        hold.returned = False
         self.holds[serial] = hold
+        self.seatless += 1
 
     def enter(self, ticket: Ticket, hold: Hold[Flow], flow: Flow) -> bool:
         """Enter an arrival's hold, with a pin; False if the flow cannot be pinned."""
-        if flow.word.value >= PINNABLE_BELOW:
+        if flow.pins >= MAX_PINS:
             return False
         self.serial = serial = self.serial + 1
+        self.undispatched += 1
         hold.flow = flow
         hold.serial = serial
         hold.cost = 0
         hold.since = 0.0
         hold.thread = 0
-        hold.returned = False
         ticket._flow = flow
         ticket.serial = serial
         self.holds[serial] = hold
-        flow.word.value += ONE_PIN
+        self.seatless += 1
+        flow.pins += 1
         return True
 
     def renumber(self, ticket: Ticket, hold: Hold[Flow], flow: Flow) -> None:
         """Enter an arrival by the hold that its flow was adopted with: it arrives now, and not when that was."""
         adopted = hold.serial
         self.serial = serial = self.serial + 1
+        self.undispatched += 1
         ticket._flow = flow
         ticket.serial = serial
         hold.serial = serial
         self.holds[serial] = hold
         del self.holds[adopted]
 
-    def drop(self, serial: int, now_ms: int) -> Hold[Flow] | None:
+    def drop(self, serial: int, now: float) -> Hold[Flow] | None:
         """Take a hold out, with its pin and its seats; None if it was out already."""
         try:
             hold = self.holds[serial]
         except KeyError:
             return None
-        word = hold.flow.word
-        value = word.value
-        stamp = value & STAMP_MASK
-        if (now_ms - stamp) & STAMP_MASK > STAMP_MASK // 2:
-            now_ms = stamp  # we come late: the stamp does not go back
+        flow = hold.flow
         # from here to the end without a call: no exception can come between the hold and what it held
         del self.holds[serial]
-        if hold.cost:
-            self.granted -= 1
+        if not hold.cost:
+            self.seatless -= 1
         self.in_flight -= hold.cost
-        word.value = value - ONE_PIN - stamp + now_ms
+        flow.pins -= 1
+        flow.since = now
         return hold
 
     # --- the queues ------------------------------------------------------------------------------------------------
@@ -168,7 +246,10 @@ class Ledger:
 
     def relist(self, band: PriorityBand[Flow]) -> None:
         """List a band among those where somebody waits, and where somebody is ready, if that is so."""
-        for bands, belongs in ((self.waiting, bool(band.backlog)), (self.ready, bool(band.active))):
+        is_waiting, is_ready = bool(band.backlog), bool(band.active)
+        if is_waiting == (band in self.waiting) and is_ready == (band in self.ready):
+            return
+        for bands, belongs in ((self.waiting, is_waiting), (self.ready, is_ready)):
             if belongs != (band in bands):
                 if belongs:
                     insort(bands, band, key=_priority)
@@ -203,26 +284,26 @@ class Ledger:
         settled since the last look. Infinite if there is none.
         """
         # a handler may ask in the middle of a look: nothing is changed here
-        return self._deadlines[0][0] if self._deadlines else math.inf
+        return self.deadlines[0][0] if self.deadlines else math.inf
 
     def pop_due(self, now: float, most: int) -> list[Ticket]:
         """At most so many of them whose deadline has come."""
         due: list[Ticket] = []
-        while self._deadlines and len(due) < most:
-            deadline, serial = self._deadlines[0]
+        while self.deadlines and len(due) < most:
+            deadline, serial = self.deadlines[0]
             ticket = self.queued_ticket(serial)
             if ticket is not None and deadline > now:
                 break
-            heapq.heappop(self._deadlines)
+            heapq.heappop(self.deadlines)
             if ticket is not None:
                 due.append(ticket)
         return due
 
     def _file_deadline(self, deadline: float, serial: int) -> None:
-        heapq.heappush(self._deadlines, (deadline, serial))
-        if len(self._deadlines) > 2 * self.queued + 64:  # more stale entries than live ones
-            self._deadlines = [entry for entry in self._deadlines if self.queued_ticket(entry[1]) is not None]
-            heapq.heapify(self._deadlines)
+        heapq.heappush(self.deadlines, (deadline, serial))
+        if len(self.deadlines) > 2 * self.queued + 64:  # more stale entries than live ones
+            self.deadlines = [entry for entry in self.deadlines if self.queued_ticket(entry[1]) is not None]
+            heapq.heapify(self.deadlines)
 
     def queued_ticket(self, serial: int) -> Ticket | None:
         """The ticket of this serial, if it is queued."""
@@ -252,25 +333,35 @@ class Ledger:
         """How many holds each flow has."""
         return Counter([hold.flow for hold in list(self.holds.values())])
 
+    def picture(self, suspects: Sequence[Flow] = ()) -> Picture:
+        """What there is to compare, all of one moment; the pins of the suspects too. O(holds), but little for each."""
+        holds = list(self.holds.values())
+        flows = [hold.flow for hold in holds]
+        return Picture(
+            in_flight=self.in_flight,
+            seatless=self.seatless,
+            queued=self.queued,
+            backlogs=sum([band.queued for band in self.waiting]),
+            costs=[hold.cost for hold in holds],
+            waiting=len([hold for hold in holds if not hold.cost and self.queued_ticket(hold.serial) is not None]),
+            flows=flows,
+            pins=[flow.pins for flow in flows],
+            suspects=suspects,
+            suspected=[flow.pins for flow in suspects],
+            lost=[hold for hold in holds if hold() is None],
+        )
+
     def is_sound(self) -> bool:
         """Do the books agree with the holds? O(holds)."""
-        holds = list(self.holds.values())
-        return (
-            self.in_flight == sum([hold.cost for hold in holds])
-            and self.granted == len([hold for hold in holds if hold.cost])
-            and self.queued == len([hold for hold in holds if self.queued_ticket(hold.serial) is not None])
-            and self.queued == sum([band.queued for band in self.waiting])
-            and all(_pins(flow) == pins for flow, pins in self.pins_by_flow().items())
-        )
+        return self.picture().is_sound()
 
     def recount(self, flows: Sequence[Flow]) -> int:
         """Take away those pins of these flows that no hold has; of how many flows."""
         pins = self.pins_by_flow()
         mended = 0
         for flow in flows:
-            word = flow.word.value
-            if word < MARKED_FOR_DELETION and word // ONE_PIN != pins[flow]:
-                flow.word.value = word % ONE_PIN + pins[flow] * ONE_PIN
+            if flow.pins <= MAX_PINS and flow.pins != pins[flow]:
+                flow.pins = pins[flow]
                 mended += 1
         return mended
 
@@ -293,13 +384,13 @@ class Ledger:
         self.waiting.clear()
         self.ready.clear()
         self.probed.clear()
-        self._deadlines.clear()
+        self.deadlines.clear()
         self.queued = self.queued_bytes = 0
         self.in_flight = sum([hold.cost for hold in holds])
-        self.granted = len([hold for hold in holds if hold.cost])
+        self.seatless = len([hold for hold in self.holds.values() if not hold.cost])
         pins = self.pins_by_flow()
         for flow in flows:
-            flow.word.value = flow.word.value % ONE_PIN + pins[flow] * ONE_PIN
+            flow.pins = pins[flow]
         for hold, ticket in zip(holds, alive, strict=True):
             if ticket is not None and self.queued_ticket(hold.serial) is ticket:
                 assert ticket.wait is not None
@@ -313,7 +404,7 @@ class Ledger:
         assert self.in_flight >= 0, "B1: seats below 0"
         assert self.granted == sum(hold.cost > 0 for hold in holds), "B1: requests against holds"
         for flow, pins in self.pins_by_flow().items():
-            assert flow.word.value < MARKED_FOR_DELETION, f"L1: {flow.key} is held and marked"
+            assert flow.pins <= MAX_PINS, f"L1: {flow.key} is held and marked"
             assert _pins(flow) == pins, f"B1: {flow.key} has {_pins(flow)} pins and {pins} holds"
         assert self.queued == len(queued), "B2: queued"
         assert self.queued_bytes == sum(ticket.size for ticket, _ in queued), "B2: queued bytes"
@@ -329,7 +420,7 @@ class Ledger:
 
 
 def _pins(flow: Flow) -> int:
-    return flow.word.value % MARKED_FOR_DELETION // ONE_PIN
+    return flow.lease.pins
 
 
 def _serial(hold: Hold[Flow]) -> int:

@@ -1,6 +1,7 @@
 """News: what sections of the turn have settled, told after the lock by whoever passes.
 
-N1  A ticket is told of once, in the order in which tickets were settled; its waiter wakes even if a callback dies.
+N1  A ticket is told of once, in the order in which tickets were settled. Whose thread waits is woken first, and even
+    if a callback dies.
 N2  Whom an exception kept from being told is told by the next who passes.
 N3  A callback that comes back here leaves the rest to the loop below it: a chain of callbacks needs no stack.
 """
@@ -37,13 +38,14 @@ T = TypeVar("T")
 class News:
     """What is still to be told. Sections append; `tell` empties, with no lock held."""
 
-    __slots__ = ("_drainers", "_report", "_tellers", "incidents", "observer", "revoked", "settled")
+    __slots__ = ("_drainers", "_report", "_tellers", "incidents", "observer", "revoked", "settled", "waking")
 
     def __init__(self, observer: Observer | None, report: Report) -> None:
         # fixed after construction
         self.observer = observer
         self._report = report
-        # fed and emptied in single steps by anyone
+        # fed and emptied in single steps by anyone: whose thread waits, and who has a callback or an observer
+        self.waking: dict[sync.Parking, None] = {}
         self.settled: deque[Ticket] = deque()
         self.revoked: dict[Notice, None] = {}  # without a GIL a deque that changes cannot be copied
         self.incidents: deque[tuple[str, BaseException]] = deque()
@@ -63,8 +65,20 @@ class News:
         """Wake it once nothing is held."""
         self._drainers.append(parking)
 
+    def wake(self) -> None:
+        """Wake whose tickets were settled."""
+        for parking in self.waking.copy():  # woken twice rather than not at all
+            parking.wake()
+            self.waking.pop(parking, None)
+
     def tell(self, holds: Sized) -> None:
         """Tell all there is. Costs little if there is nothing."""
+        if self.waking:
+            self.wake()
+        if self.settled or self.revoked or self.incidents or self._drainers:
+            self._tell_others(holds)
+
+    def _tell_others(self, holds: Sized) -> None:
         while self._has_news(holds) and (me := sync.get_ident()) not in self._tellers:
             telling: list[Ticket] = []
             try:
@@ -95,10 +109,7 @@ class News:
     def _tell(self, telling: list[Ticket]) -> None:
         """Tell the one ticket in the list, and take it off just before foreign code is told."""
         ticket = telling[0]
-        wait = ticket.wait
-        if wait is not None and wait.parking is not None:
-            wait.parking.wake()
-        callback = None if wait is None else wait.on_settled
+        callback = None if ticket.wait is None else ticket.wait.on_settled
         try:
             del telling[0]
             if callback is not None:

@@ -57,7 +57,7 @@ class Ranking(Generic[F]):
         while heap:
             share, number, flow = heap[0]
             queue = flow.queue
-            newest, requests, size = staying.get(flow) or (iter(queue.newest_first()), len(queue), queue.size)
+            newest, requests, size = staying.get(flow) or (iter(queue.newest_first()), queue.requests, queue.size)
             if not requests:
                 heapq.heappop(heap)
             elif -share != self._share(requests, size):
@@ -72,4 +72,4 @@ class Ranking(Generic[F]):
 
     def _rank(self, flow: F) -> tuple[float, int, F]:
         newest = flow.queue.newest
-        return -self._share(len(flow.queue), flow.queue.size), 0 if newest is None else -newest.serial, flow
+        return -self._share(flow.queue.requests, flow.queue.size), 0 if newest is None else -newest.serial, flow

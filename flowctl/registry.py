@@ -17,17 +17,18 @@ import math
 import weakref
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar, final
 
 from flowctl import sync
-from flowctl.atomic import CellWord, SectionWord
+from flowctl.atomic import CellWord
 from flowctl.band import PriorityBand
 from flowctl.bands import Bands
 from flowctl.clock import Clock
 from flowctl.config import BandConfig, Config
-from flowctl.flow import Flow
+from flowctl.flow import Flow, Home
 from flowctl.lease import MARKED_FOR_DELETION, ONE_PIN, LeaseTable, born
+from flowctl.profile import Profile
 from flowctl.request import RESERVED_PREFIX, FlowKey
 from flowctl.topology import Topology
 from flowctl.wheel import Wheel
@@ -38,6 +39,9 @@ _SPOKES_A_TIMEOUT = 32
 
 LOOKS: Final = 16
 """At so many flows at most it is looked to find one that is idle, each time that a new one needs room."""
+
+A_SECTION: Final = 32
+"""So many flows are filed or collected at a time: so long others wait for the locks."""
 
 
 @final
@@ -70,20 +74,27 @@ class FlowRegistry:
         "topology",
     )
 
-    def __init__(self, config: Config, clock: Clock, section: sync.Mutex, is_interrupted: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        section: sync.Mutex,
+        is_interrupted: Callable[[], bool],
+        profile: Profile | None = None,
+    ) -> None:
         # fixed after construction; a flow's word changes in the section
         self._config = config
         self._clock = clock
         self._section = section
         self._is_interrupted = is_interrupted
-        self.founded = Bands(config, clock)
+        self.founded = Bands(config, clock, profile)
         self.bands: LeaseTable[int, PriorityBand[Flow]] = self.founded.table
-        self.topology = Topology(config.shards, clock.now if config.profile else None)
+        self.topology = Topology(config.shards, profile and profile.now)
         # appended to by creators, emptied under _idle
         self._newborn: deque[Flow] = deque()
         # one look at a flow that may be idle at a time. Re-entrant for handlers, whom _is_turning tells that they came
         # in the middle of one; rank: before a shard's lock
-        self._idle = sync.RLock()
+        self._idle: sync.Mutex = sync.RLock() if profile is None else profile.idle()
         # guarded by _idle
         self._is_turning = False
         self._wheel: Wheel[Flow] = Wheel(spoke=int(config.flow_gc_timeout * 1000) // _SPOKES_A_TIMEOUT)
@@ -148,8 +159,8 @@ class FlowRegistry:
         flow: Flow | None = None
         winner: Flow | None = None
         try:
-            word = SectionWord(self._section, born(self._clock.now(), pins=1))
-            flow = Flow(flow_id, band, self.topology.shard_for(flow_id, band.priority), word)
+            shard = self.topology.shard_for(flow_id, band.priority)
+            flow = Flow(flow_id, band, shard, self._section, born(self._clock.now(), pins=1))
             adopt(flow)  # before the collector knows of it: it takes away pins that nobody answers for
             self._newborn.append(flow)
             self.topology.attach(flow)
@@ -194,31 +205,42 @@ class FlowRegistry:
         `pinned` is told of each flow that is due but pinned.
         """
         now = self._clock.now()
-        collected: list[Flow] = []
+        collected: list[int] = []
 
-        def look() -> bool:
-            flow = self._wheel.up
-            if flow is None:
-                return False
-            if self._collect_locked(flow, now, self._config.flow_gc_timeout):
-                collected.append(flow)
-            elif flow.lease.pins:
-                pinned(flow)
-            self._wheel.drop()
+        def bring_up() -> bool:
+            self._wheel.turn(int(now * 1000))
             return True
 
-        if self._turn_wheel(lambda: self._bring_up_locked(now)):
-            while self._turn_wheel(look):
-                pass  # one at a time: a creator that needs room does not wait for all of them
-        for band in self.bands.entries.copy().values():
-            if band.is_retired:
-                collected += self._sweep_retired(band, now)
-        return len(collected)
+        def look_at_some() -> bool:
+            return self._look_locked(now, collected.append, pinned)
 
-    def _sweep_retired(self, band: PriorityBand[Flow], now: float) -> list[Flow]:
-        """The flows of a retired band go as soon as they are idle: nobody comes to them any more."""
+        self._file_newborn(now)
+        if self._turn_wheel(bring_up):
+            while self._turn_wheel(look_at_some):
+                pass
+        retired = [band for band in self.bands.entries.copy().values() if band.is_retired]
+        return sum(collected) + sum([self._sweep_retired(band, now) for band in retired])
+
+    def _look_locked(self, now: float, collected: Callable[[int], None], pinned: Callable[[Flow], None]) -> bool:
+        """Look at some of the flows that are up, and tell what became of them; False once none is left."""
+        flows = self._wheel.next(A_SECTION)
+        leaving = {flow: None for flow in flows if self._try_mark(flow, now, self._config.flow_gc_timeout)}
+        for flow in leaving:
+            self.remove(flow)
+        if leaving:
+            collected(self._finalise(*leaving))
+        for flow in flows:  # until here all are on the wheel: should this collection die, another one finds them there
+            if flow not in leaving:
+                self._wheel.file(flow, self._due_at(flow, now))
+                if flow.lease.pins:
+                    pinned(flow)
+            self._wheel.drop()
+        return bool(flows)
+
+    def _sweep_retired(self, band: PriorityBand[Flow], now: float) -> int:
+        """The flows of a retired band go as soon as they are idle: nobody comes to them any more. How many went."""
         flows = [flow for shard in self.topology.shards for flow in shard.flows_at(band.priority)]
-        return [flow for flow in flows if flow.lease.try_mark(now, 0.0) and self._take_away(flow)]
+        return sum([flow.lease.try_mark(now, 0.0) and self._take_away(flow) for flow in flows])
 
     def _turn_wheel(self, act: Callable[[], bool]) -> bool:
         """Do something with the wheel, and return what it returns; False for a handler in the middle of that, or of a
@@ -235,18 +257,14 @@ class FlowRegistry:
             finally:
                 self._is_turning = False
 
-    def _bring_up_locked(self, now: float) -> bool:
-        self._file_newborn_locked(now)
-        self._wheel.turn(int(now * 1000))
-        return True
-
     def _collect_longest_idle(self) -> bool:
         """Collect the flow that was idle for longest; False if none of those looked at is idle."""
+        self._file_newborn(self._clock.now())
         return self._turn_wheel(self._collect_longest_idle_locked)
 
     def _collect_longest_idle_locked(self) -> bool:
         now = self._clock.now()
-        self._file_newborn_locked(now)
+        self._file_newborn_locked(now, most=len(self._newborn))
         looks = 0
         while looks < LOOKS:
             self._wheel.turn_next(key=_word)
@@ -263,21 +281,36 @@ class FlowRegistry:
 
     def _collect_locked(self, flow: Flow, now: float, timeout: float) -> bool:
         """Take a flow away, if it was idle for so long; else file it for when it may have been."""
-        lease = flow.lease
-        if (timeout < math.inf and lease.try_mark(now, timeout)) or lease.is_marked:  # by a collection that died
+        if self._try_mark(flow, now, timeout):
             return self._take_away(flow)
         self._wheel.file(flow, self._due_at(flow, now))
         return False
 
+    def _try_mark(self, flow: Flow, now: float, timeout: float) -> bool:
+        """Mark it, if it was idle for so long; True if it is marked, also by a collection that died."""
+        lease = flow.lease
+        return (timeout < math.inf and lease.try_mark(now, timeout)) or lease.is_marked
+
     def _take_away(self, flow: Flow) -> bool:
         """Remove and finalise a marked flow; True if this call finalised it."""
         self.remove(flow)
-        return self._finalise(flow)
+        return self._finalise(flow) > 0
 
-    def _file_newborn_locked(self, now: float) -> None:
-        while self._newborn:
-            self._wheel.file(self._newborn[0], self._due_at(self._newborn[0], now))
-            self._newborn.popleft()
+    def _file_newborn(self, now: float) -> None:
+        """File all those that there are by now, some at a time: whoever needs the wheel does not wait for all."""
+
+        def file_some() -> bool:
+            self._file_newborn_locked(now, most=A_SECTION)
+            return True
+
+        for _ in range(0, len(self._newborn), A_SECTION):
+            self._turn_wheel(file_some)
+
+    def _file_newborn_locked(self, now: float, most: int) -> None:
+        newborn = self._newborn
+        for _ in range(min(most, len(newborn))):
+            self._wheel.file(newborn[0], self._due_at(newborn[0], now))
+            newborn.popleft()
 
     def _due_at(self, flow: Flow, now: float) -> int:
         """The earliest moment, in milliseconds, at which it can have been idle for the timeout."""
@@ -311,15 +344,23 @@ class FlowRegistry:
             mended += band.lease.word.compare_exchange(word, word % ONE_PIN + pins * ONE_PIN)
         return mended
 
-    def _finalise(self, flow: Flow) -> bool:
-        """Let go of a flow that nobody can find any more; False if it is in no shard: nothing is left to be done."""
-        return self._announced(lambda: self._let_go(flow))
+    def _finalise(self, *flows: Flow) -> int:
+        """Let go of flows that nobody can find any more; how many this call did: where one is in no shard, nothing is
+        left to be done.
+        """
+        return self._announced(lambda: self._let_go(flows))
 
-    def _let_go(self, flow: Flow) -> bool:
-        if not flow.shard.detach(flow):
-            return False
-        flow.band.lease.unpin(self._clock.now)
-        return True
+    def _let_go(self, flows: Sequence[Flow]) -> int:
+        homes: dict[tuple[Home, PriorityBand[Flow]], list[Flow]] = {}
+        for flow in flows:
+            homes.setdefault((flow.shard, flow.band), []).append(flow)
+        gone = 0
+        for (shard, band), members in homes.items():  # a lock is taken once for all of them
+            detached = shard.detach(*members)
+            if detached:
+                band.lease.unpin(self._clock.now, detached)
+            gone += detached
+        return gone
 
     def _begin(self, move: _Move) -> None:
         """Announce a move: it stands among the moves before it counts, so that no audit can miss both."""
@@ -354,4 +395,4 @@ class FlowRegistry:
 
 
 def _word(flow: Flow) -> int:
-    return flow.word.value
+    return flow.load()

@@ -36,7 +36,7 @@ class Shard:
             if self.retired:
                 return False
             priority = flow.band.priority
-            # without a call, here and in `detach`: no exception can come between the steps, and no handler
+            # without a call, here and in `_detach_locked`: no exception can come between the steps, and no handler
             try:
                 members = self._flows[priority]
             except KeyError:
@@ -47,19 +47,22 @@ class Shard:
             flow.detached = False
             return True
 
-    def detach(self, flow: Flow) -> bool:
-        """Let a flow go; True for the one call that did: its caller finalises the flow."""
+    def detach(self, *flows: Flow) -> int:
+        """Let flows go; how many this call did: its caller finalises these."""
         with self.lock.write():
-            if flow.detached:
-                return False
-            priority = flow.band.priority
-            members = self._flows[priority]
-            del members[flow]
-            self.size -= 1
-            flow.detached = True
-            if not members:
-                del self._flows[priority]
-            return True
+            return sum([self._detach_locked(flow) for flow in flows])
+
+    def _detach_locked(self, flow: Flow) -> bool:
+        if flow.detached:
+            return False
+        priority = flow.band.priority
+        members = self._flows[priority]
+        del members[flow]
+        self.size -= 1
+        flow.detached = True
+        if not members:
+            del self._flows[priority]
+        return True
 
     def retire(self) -> None:
         """Take no new flow from now on."""

@@ -16,6 +16,7 @@ from flowctl.flow import Flow
 from flowctl.gate import Gate, Signal
 from flowctl.holders import Overdue
 from flowctl.news import News, Observer, Report
+from flowctl.profile import Profile
 from flowctl.registry import FlowRegistry
 from flowctl.stats import CollectReport, SignalState
 from flowctl.turn import Turn
@@ -42,6 +43,7 @@ class State:
         "bands",
         "collector",
         "overdue",
+        "profile",
         "registry",
         "ticks_while_queued",
         "turn",
@@ -63,9 +65,10 @@ class State:
         self._clock = clock
         self._report = report
         self._background = background
-        lock = sync.CountedRLock(clock.now) if config.profile else None
+        self.profile = profile = Profile(clock.now) if config.profile else None
+        lock = profile and profile.turn()
         self.turn = Turn(config, gates, clock, News(observer, report), priorities=self.priorities, lock=lock)
-        self.registry = FlowRegistry(config, clock, self.turn.lock, self.turn.is_interrupted)
+        self.registry = FlowRegistry(config, clock, self.turn.lock, self.turn.is_interrupted, profile)
         self.bands: dict[int, PriorityBand[Flow]] = self.registry.bands.entries
         assert config.gc_interval is not None
         self.collector = Collector(self, clock, config.gc_interval, report)
@@ -162,7 +165,7 @@ class State:
 
     def in_use(self) -> bool:
         """False once nobody has the controller, or a ticket of it."""
-        return self._owner() is not None or bool(self.turn.ledger.holds)
+        return self._owner() is not None or self.turn.ledger.has_claims
 
     def _check(self) -> None:
         self.turn._check()

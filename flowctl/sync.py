@@ -16,11 +16,14 @@ import weakref
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Final, Literal, Protocol, final
+from typing import TYPE_CHECKING, Final, Literal, Protocol, final
 
-from readerwriterlock import rwlock
+from flowctl.usage import Usage
 
-from flowctl.stats import LockUse
+if TYPE_CHECKING:
+    from readerwriterlock import rwlock
+
+    from flowctl.snapshot import LockUse
 
 Lock = threading.Lock
 RLock = threading.RLock
@@ -45,7 +48,11 @@ class Cell(dict[int, "Cell"]):
 
 
 class Mutex(Protocol):
-    """What `Lock` and `RLock` have in common: taken by ``with``, and by ``with`` only."""
+    """A re-entrant lock, taken by ``with``; see `Turn` for the two places where that costs too much."""
+
+    def acquire(self) -> bool: ...
+
+    def release(self) -> None: ...
 
     def __enter__(self) -> bool: ...
 
@@ -54,24 +61,29 @@ class Mutex(Protocol):
     ) -> None: ...
 
 
+def ownership(lock: Mutex) -> Callable[[], bool]:
+    """Does the calling thread hold it? To be asked each time."""
+    is_owned: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]  # every RLock has it; not in the stubs
+    return is_owned
+
+
 @final
-class Parking:
-    """Where one thread waits to be woken; a wake-up that comes first is kept."""
+class Parking(SimpleQueue[None]):
+    """Where one thread waits to be woken; a wake-up that comes first is kept.
 
-    __slots__ = ("_queue",)
+    Of all that Python has, this hands over fastest where there is no GIL, and ties elsewhere.
+    """
 
-    def __init__(self) -> None:
-        # of all that Python has, this hands over fastest where there is no GIL, and ties elsewhere
-        self._queue: SimpleQueue[None] = SimpleQueue()
+    __slots__ = ()
 
     def wake(self) -> None:
         """Wake the waiter, now or when it comes. Never blocks."""
-        self._queue.put(None)
+        self.put(None)
 
     def wait(self, seconds: float) -> bool:
         """Block until woken, for at most so many seconds; True if woken."""
         try:
-            self._queue.get(timeout=max(seconds, 0.0))
+            self.get(timeout=max(seconds, 0.0))
         except Empty:
             return False
         return True
@@ -166,58 +178,61 @@ def before_exit(call: Callable[[], None]) -> None:
 # --- locks that count ---------------------------------------------------------------------------------------------
 
 
-@final
-class Usage:
-    """How often a lock was taken, how often somebody had to wait for it, and for how many seconds in all."""
+class Counts(Protocol):
+    """Told of each acquisition, while the lock is held."""
 
-    __slots__ = ("_mutex", "acquisitions", "waited", "waits")
+    def count(self, waited: float | None, thread: int) -> None: ...
+
+
+@final
+class SharedUsage:
+    """One `Usage` of several locks, or of one that several threads may hold."""
+
+    __slots__ = ("_mutex", "_usage")
 
     def __init__(self) -> None:
         self._mutex = RLock()  # rank: innermost
-        # written under _mutex, or under the lock that is counted
-        self.acquisitions = 0
-        self.waits = 0
-        self.waited = 0.0
+        # guarded by _mutex, read by anyone
+        self._usage = Usage()
 
-    def count(self, waited: float) -> None:
-        """One more acquisition; one that took no longer than such an acquisition takes did not wait."""
+    def count(self, waited: float | None, thread: int) -> None:
         with self._mutex:
-            self.acquisitions += 1
-            if waited > UNCONTENDED:
-                self.waits += 1
-                self.waited += waited
+            self._usage.count(waited, thread)
 
     def seen(self) -> LockUse:
-        return LockUse(self.acquisitions, self.waits, self.waited)
+        return self._usage.seen()
 
 
-UNCONTENDED: Final = 50e-6
-"""Seconds within which a reader-writer lock that nobody holds is taken."""
+_take = _thread.RLock.acquire
 
 
 @final
 class CountedRLock(_thread.RLock):  # type: ignore[misc]  # CPython lets it be derived from
     """An `RLock` that counts. Leaving it is the base's own: an exception cannot come before it is released."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
-        self.usage = Usage()
+    def __init__(self, now: Callable[[], float], usage: Counts) -> None:
+        self._usage = usage
         self._now = now
 
-    def __enter__(self) -> bool:  # type: ignore[override]  # its arguments are those of acquire; nobody gives any
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """As that of any `RLock`. An exception within leaves it as it was."""
         before = self._recursion_count()  # type: ignore[attr-defined]  # not in the stubs
         try:
-            waits = not self.acquire(blocking=False)
-            if waits:
+            waited = None
+            taken = _take(self, False)
+            if not taken and blocking:
                 began = self._now()
-                self.acquire()
-                self.usage.waited += self._now() - began
-            self.usage.waits += waits
-            self.usage.acquisitions += 1
+                taken = _take(self, True, timeout)
+                waited = self._now() - began
+            if taken:
+                self._usage.count(waited, get_ident())
         except BaseException:
             if self._recursion_count() > before:  # type: ignore[attr-defined]
                 self.release()
             raise
-        return True
+        return taken
+
+    __enter__ = acquire  # the same, and not a call of it: between two returns an exception would leave it held
 
 
 # --- a reader-writer lock that heals -----------------------------------------------------------------------------
@@ -255,6 +270,12 @@ class _BoundedLock:
         self.release()
 
 
+def _new_fair_lock() -> rwlock.RWLockFair:
+    from readerwriterlock import rwlock  # noqa: PLC0415 - with what it imports, an eighth of the import of all of flowctl
+
+    return rwlock.RWLockFair(lock_factory=_BoundedLock)
+
+
 @final
 class RWLock:
     """Many readers or one writer, first come first served between them. Not re-entrant.
@@ -264,16 +285,16 @@ class RWLock:
     `replaced`. What it guards must therefore survive a reader and a writer at once: each single step on it is atomic.
     """
 
-    __slots__ = ("_lock", "_mending", "_moves", "now", "reads", "replaced", "writes")
+    __slots__ = ("_lock", "_mending", "_moves", "_now", "reads", "replaced", "writes")
 
     def __init__(self, now: Callable[[], float] | None = None) -> None:
-        # how it is used, counted if there is a clock to do it by
-        self.now = now
-        self.reads = Usage()
-        self.writes = Usage()
+        # how its sides are used, counted if there is a clock to do it by
+        self._now = now
+        self.reads = None if now is None else SharedUsage()
+        self.writes = None if now is None else SharedUsage()
         self._mending = Lock()  # rank: innermost
         # guarded by _mending, read by anyone
-        self._lock = rwlock.RWLockFair(lock_factory=_BoundedLock)
+        self._lock = _new_fair_lock()
         self.replaced = 0
         # a sign of life: written by anyone, only ever compared for change
         self._moves = 0
@@ -286,27 +307,47 @@ class RWLock:
         """A context manager that has the lock alone. Blocks."""
         return _Side(self, "write")
 
-    def acquire_counted(self, side: Literal["read", "write"], now: Callable[[], float]) -> rwlock.Lockable:
-        began = now()
-        handle = self.acquire(side)
+    def acquire(self, side: Literal["read", "write"]) -> rwlock.Lockable:
+        """Take one side; what has to be released. Blocks."""
+        usage = self.reads if side == "read" else self.writes
+        if usage is None or self._now is None:
+            return self._acquire(side)
+        return self._acquire_counted(side, usage, self._now)
+
+    def _acquire_counted(
+        self, side: Literal["read", "write"], usage: SharedUsage, now: Callable[[], float]
+    ) -> rwlock.Lockable:
+        waited = None
+        handle = self._handle(self._lock, side)
+        if handle.acquire(blocking=False):
+            self._moves += 1
+        else:
+            began = now()
+            handle = self._acquire(side)
+            waited = now() - began
         try:
-            (self.reads if side == "read" else self.writes).count(now() - began)
+            usage.count(waited, get_ident())
         except BaseException:
             handle.release()
             raise
         return handle
 
-    def acquire(self, side: Literal["read", "write"]) -> rwlock.Lockable:
+    def _acquire(self, side: Literal["read", "write"]) -> rwlock.Lockable:
         while True:
             lock, moves = self._lock, self._moves
-            handle = lock.gen_rlock() if side == "read" else lock.gen_wlock()
+            handle = self._handle(lock, side)
             if handle.acquire():  # within the bounds of its locks
                 self._moves += 1
                 return handle
             with self._mending:
                 if self._lock is lock and self._moves == moves:
-                    self._lock = rwlock.RWLockFair(lock_factory=_BoundedLock)
+                    self._lock = _new_fair_lock()
                     self.replaced += 1
+
+    @staticmethod
+    def _handle(lock: rwlock.RWLockFair, side: Literal["read", "write"]) -> rwlock.Lockable:
+        """A fresh one: each is good for one use."""
+        return lock.gen_rlock() if side == "read" else lock.gen_wlock()
 
 
 @final
@@ -320,8 +361,7 @@ class _Side:
         self._side: Literal["read", "write"] = side
 
     def __enter__(self) -> None:
-        lock, now = self._lock, self._lock.now
-        self._handle = lock.acquire(self._side) if now is None else lock.acquire_counted(self._side, now)
+        self._handle = self._lock.acquire(self._side)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /

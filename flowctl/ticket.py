@@ -112,7 +112,7 @@ class Wait:
         self.scope: Scope | None = None
         self.retry_after: float | None = None  # seconds
         self.order = 0.0  # its key by the band's ordering policy
-        self.price = 0.0  # what its flow was to be charged for it when it came, if its flow was idle
+        self.price: float | None = None  # what its flow will be charged for it, where that is known already
         self.charged: float | None = None  # to its flow, if others had to wait for it
         self.activation = 0  # of its flow, in which it was
         self.why: BaseException | None = None
@@ -138,8 +138,8 @@ class Ticket:
     def __init__(self, desk: Desk, flow: Keyed, cost: int, size: int) -> None:
         # fixed after construction
         self._desk = desk
-        self.cost: Final = cost
-        self.size: Final = size
+        self.cost = cost
+        self.size = size
         # written under the turn, read by anyone; the outcome last
         self._flow = flow
         self.serial = 0
@@ -226,8 +226,6 @@ class Ticket:
             outcome = "ok"
         elif outcome not in ("ok", "dropped", "ignored"):
             raise ValueError(f'outcome must be "ok", "dropped" or "ignored", not {outcome!r}')
-        if self.outcome is None:
-            raise RuntimeError("release of a ticket that is still queued: cancel() takes it out")
         return self._desk.release(self, outcome)
 
     def adjust(self, cost: int | None = None, **usage: object) -> bool:
@@ -268,11 +266,10 @@ class Hold(weakref.ref[Ticket], Generic[F]):
     that is dropped, its callback (a C function, which no interrupt can split) hands the hold in to be given back.
     """
 
-    __slots__ = ("cost", "flow", "returned", "serial", "since", "thread")
+    __slots__ = ("cost", "flow", "serial", "since", "thread")
 
     flow: F
     cost: int  # 0 until granted
     since: float  # when it was granted, in seconds of the clock; 0.0 where nobody wants to know
     thread: int  # that asked for it and will hold it; 0 where nobody wants to know, or it is another one
     serial: int  # 0 until it is in the books
-    returned: bool  # by a handler that interrupted a section of its own thread, which gives it back at its end

@@ -3,27 +3,33 @@
 T1  A request settles exactly once, in a section of the turn: by never entering its queue, or by leaving it.
 
 T2 and T3 are those of `dispatch.py`. Whoever changes anything that a decision reads does it by `change`, or by a
-section that is one with its change (`try_grant`, `release`), and runs the round in that same section. Wake-ups,
+section that is one with its change (`try_grant`, `release`), and runs the round in that same section; but for one who
+queues behind a head that has no room, since gates that only count say no until something changes. Wake-ups,
 callbacks and reports come after it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import final
+from functools import partial
+from typing import Final, final
 
 from flowctl import sync
 from flowctl.band import NOBODY, Halts, PriorityBand
 from flowctl.capacity import make_room
 from flowctl.config import BandConfig
-from flowctl.dispatch import DISPATCHED
+from flowctl.dispatch import DISPATCHED, NEVER_CAME
 from flowctl.errors import Outcome
 from flowctl.estimate import retry_after, wait_behind
 from flowctl.flow import Flow
 from flowctl.holders import Holders
-from flowctl.lease import ONE_PIN, PINNABLE_BELOW, STAMP_MASK, to_ms
+from flowctl.lease import MAX_PINS
 from flowctl.ledger import Ledger
+from flowctl.queue import EMPTY
 from flowctl.ticket import Hold, ReleaseOutcome, Ticket, Wait
+
+_new: Final = object.__new__
 
 
 @final
@@ -34,56 +40,94 @@ class Turn(Holders):
 
     # --- arriving --------------------------------------------------------------------------------------------------
 
-    def try_grant(self, ticket: Ticket, hold: Hold[Flow], flow: Flow) -> bool:
-        """Grant on the spot, if nobody of this or a higher priority waits and there is room. One section, no queue."""
-        ledger = self.ledger
-        with self.lock:
-            if self._busy or self._torn:
-                return False
-            self._busy = True
-            try:
-                band = flow.band
-                if band.door <= ledger.top:
-                    return False
-                if ledger.in_flight + ticket.cost > self._sure_seats and not self._has_room_locked(
-                    ticket.cost, band.priority
-                ):
-                    return False
-                value = flow.word.value
-                if value >= PINNABLE_BELOW:
-                    return False
-                if self._notes_grants:
-                    # who asked with a callback holds it elsewhere: nobody knows by which thread
-                    is_told = ticket.wait is not None and ticket.wait.on_settled is not None
-                    hold.since, hold.thread = self._now(), 0 if is_told else sync.get_ident()
-                # plain stores from here on: no exception can come between them, and no handler
-                ledger.serial = serial = ledger.serial + 1
-                hold.flow = flow
-                hold.serial = serial
-                hold.cost = ticket.cost
-                hold.returned = False
-                ticket.serial = serial
-                ledger.holds[serial] = hold
-                flow.word.value = value + ONE_PIN
-                ledger.in_flight += ticket.cost
-                ledger.granted += 1
-                ledger.dispatched += 1
+    @property
+    def grant_on_the_spot(self) -> Callable[[Flow, int, int, Wait | None], Ticket | None]:
+        """A ticket of this flow, cost and size that is granted at once, if there is room, and nobody waits who has
+        the same priority or a higher one; else None.
+        """
+        return self._grant_watched if self._is_watched else self._grant
+
+    def _grant(self, flow: Flow, cost: int, size: int, wait: Wait | None) -> Ticket | None:
+        """The same, where nobody has to be asked and nobody watches: the free path. See `docs/design.md`."""
+        # what `Ticket` does, without the call
+        ticket = _new(Ticket)
+        ticket._desk = self
+        ticket._flow = flow
+        ticket.cost = cost
+        ticket.size = size
+        ticket.wait = wait
+        ticket.notice = None
+        acquire, lock, ledger, young, returns = self._to_grant
+        serial = 0
+        try:
+            acquire()
+            # from here on without a call: no exception can come, and no handler
+            in_flight = ledger.in_flight + cost
+            pins = flow.pins
+            may_go = flow.band.door > self.bar and pins < MAX_PINS
+            if may_go and in_flight <= self._sure_seats:
+                ledger.serial = ticket.serial = serial = ledger.serial + 1
+                young[serial] = ticket
+                ledger.in_flight = in_flight
+                flow.pins = pins + 1
                 ticket.outcome = DISPATCHED
-            finally:
-                self._busy = False
-        if self.news.observer is not None:
-            self.news.settled.append(ticket)
-        if self._returns or self.news.settled:
-            self.help()
+        except BaseException:
+            self._torn = True
+            self.bar = math.inf
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it came before we had it
+            raise
+        lock.release()
+        if serial:
+            if returns:
+                self.help()  # what a handler wanted that came while we had the lock
+            return ticket
+        return self._grant_watched(flow, cost, size, wait) if may_go else None
+
+    def _grant_watched(self, flow: Flow, cost: int, size: int, wait: Wait | None) -> Ticket | None:
+        """The same where gates have to be asked, or somebody is to know when it was granted."""
+        ticket = Ticket(self, flow, cost, size)
+        ticket.wait = wait
+        granted = False
+        try:
+            with self.lock:
+                granted = flow.band.door > self.bar and self._grant_watched_locked(ticket, flow, wait)
+            if granted and (self._returns or self.news.settled or self.news.incidents):
+                self.help()
+        except BaseException:
+            self.give_up(ticket)  # it goes to whoever asked, and he has no ticket
+            raise
+        return ticket if granted else None
+
+    def _grant_watched_locked(self, ticket: Ticket, flow: Flow, wait: Wait | None) -> bool:
+        self.bar = math.inf
+        try:
+            if not self._has_room_locked(ticket.cost, flow.band.priority):
+                return False
+            hold = self.new_hold(ticket)
+            if not self.ledger.enter(ticket, hold, flow):
+                return False
+            if self._notes_grants:
+                # who asked with a callback holds it elsewhere: nobody knows by which thread
+                hold.thread = 0 if wait is not None and wait.on_settled is not None else sync.get_ident()
+            self._grant_locked(ticket, hold, wait, self._now(), is_told=False)
+        except BaseException:
+            self._torn = True
+            if ticket.outcome is None:
+                ticket.outcome = NEVER_CAME  # or whoever mends would take it for one that waits
+            raise
+        finally:
+            self.bar = math.inf if self._torn else self.ledger.top
         return True
 
     def tell_granted(self, ticket: Ticket) -> None:
         """Call the callback of a ticket that was granted on the spot. If an exception comes before, nobody is told: it
         goes to whoever asked, and his ticket is to be given up.
         """
-        if self.news.observer is None:  # else it was told with the observer
-            self.news.settled.append(ticket)
-            self.help()
+        self.news.settled.append(ticket)
+        self.help()
 
     def adopt(self, hold: Hold[Flow], flow: Flow) -> None:
         """Enter the hold of a new flow's creator, which owns the pin that the flow was born with."""
@@ -99,7 +143,7 @@ class Turn(Holders):
         """Take that hold back: its ticket has arrived by a hold of its own, or never will."""
 
         def act(now: float) -> None:
-            self.ledger.drop(hold.serial, to_ms(now))
+            self.ledger.drop(hold.serial, now)
 
         self.book(act)
 
@@ -117,10 +161,10 @@ class Turn(Holders):
             nonlocal arrived
             arrived = self._arrive_locked(ticket, hold, wait, flow, now)
 
+        if self.is_interrupted():
+            self._arrive_interrupted_locked(ticket, wait, flow)
+            return True
         with self.lock:
-            if self._busy:
-                self._arrive_interrupted_locked(ticket, wait, flow)
-                return True
             self._section_locked(act)
         self.help()
         return arrived
@@ -159,7 +203,7 @@ class Turn(Holders):
         refusal = self._decide_locked(ticket, hold, wait, flow, now)
         if refusal is not None:
             self._refuse_locked(ticket, refusal)
-            ledger.drop(ticket.serial, to_ms(now))
+            ledger.drop(ticket.serial, now)
         return True
 
     def _decide_locked(self, ticket: Ticket, hold: Hold[Flow], wait: Wait, flow: Flow, now: float) -> Outcome | None:
@@ -171,11 +215,11 @@ class Turn(Holders):
         if band.is_drained(flow):
             wait.why = RuntimeError("its flow or band is being drained")
             return Outcome.REJECTED_OTHER
-        if ledger.ready:
+        if ledger.ready and now >= self._stuck_until:
             self._round_locked(now)  # a head whose deadline has come keeps nobody out
         may_go = band.priority > ledger.top and not band.is_paused(flow)
         if may_go and self._has_room_locked(ticket.cost, band.priority):
-            self._grant_locked(ticket, hold, wait, now, is_told=wait.on_settled is not None)
+            self._grant_locked(ticket, hold, wait, now)
             return None
         return self._queue_locked(ticket, wait, flow, now)
 
@@ -185,7 +229,8 @@ class Turn(Holders):
         if wait.deadline == wait.arrived:
             wait.retry_after = retry_after(["band"], ledger, flow, now)
             return Outcome.REJECTED_SATURATED
-        self._expire_locked(now)  # nobody whose deadline has come takes up room, but where its own thread is late
+        if ledger.deadlines:
+            self._expire_locked(now)  # nobody whose deadline has come takes up room, but where its own thread is late
         if not ledger.queued:
             ledger.drained.begin(now)
         if not flow.band.queued:
@@ -204,13 +249,19 @@ class Turn(Holders):
         for victim in room.victims:
             self._evict_locked(victim, Outcome.EVICTED_DISPLACED, now)
         self._enqueue_locked(ticket, wait, flow)
+        self._rests = now < self._stuck_until and not room.victims and not self._is_next(flow, ticket)
         return None
+
+    def _is_next(self, flow: Flow, ticket: Ticket) -> bool:
+        """Does it go before all who wait?"""
+        band = flow.band
+        return band.priority >= self.ledger.top and band.next_flow() is flow and flow.queue.head is ticket
 
     def _enqueue_locked(self, ticket: Ticket, wait: Wait, flow: Flow) -> None:
         if wait.on_settled is None:
             wait.parking = sync.Parking()
-        if flow.band.has_gone and not flow.queue:
-            wait.price = self._price_locked(flow, ticket.cost, wait.metadata) or 0.0
+        if flow.band.has_gone and flow.queue is EMPTY:
+            wait.price = self._price_locked(flow, ticket.cost, wait.metadata)
         self.ledger.enqueue(ticket, wait, flow)
 
     def _is_doomed_locked(self, ticket: Ticket, wait: Wait, flow: Flow, now: float) -> bool:
@@ -256,62 +307,77 @@ class Turn(Holders):
 
     def give_up(self, ticket: Ticket) -> None:
         """Take a ticket back whatever became of it: an exception keeps its caller from ever using it."""
-        if not self.withdraw(ticket, Outcome.EVICTED_CANCELLED):
-            self.release(ticket, "ignored")
+        if self.is_interrupted():
+            self.change(partial(self._give_up_locked, ticket))  # whatever it may be by then
+        elif not self.withdraw(ticket, Outcome.EVICTED_CANCELLED):
+            self._release_watched(ticket, "ignored")
 
-    def release(self, ticket: Ticket, outcome: ReleaseOutcome) -> bool:  # noqa: C901 - one section, without a call
-        """Give back a granted ticket's seat and pin, and run the round; False if it was given back before."""
-        ledger = self.ledger
-        with self.lock:
-            if self._busy:
-                return self._release_interrupted_locked(ticket)
-            self._busy = True
+    def _give_up_locked(self, ticket: Ticket, now: float) -> None:
+        if not self._evict_locked(ticket, Outcome.EVICTED_CANCELLED, now):
+            self.ledger.drop(ticket.serial, now)
+
+    def release(self, ticket: Ticket, outcome: ReleaseOutcome) -> bool:
+        """Give back a granted ticket's seat and pin, and let go whoever waits for it; False if that was done before."""
+        acquire, lock, ledger, young, returns, settled, clock = self._to_release
+        given_back = False
+        if young:  # else ours is not among them, and where somebody watches, or the lock counts, nobody is
             try:
+                acquire()
                 # read here and not before the lock: however long that took, the flow's idle time begins now
-                now = self._now()
-                if self._torn or self._returns:
-                    self._mend_locked(now)
-                try:
-                    hold = ledger.holds[ticket.serial]
-                except KeyError:
-                    given_back = False
-                else:
-                    now_ms = int(now * 1000) & STAMP_MASK
-                    word = hold.flow.word
-                    value = word.value
-                    stamp = value & STAMP_MASK
-                    if (now_ms - stamp) & STAMP_MASK > STAMP_MASK // 2:
-                        now_ms = stamp  # another thread's clock was ahead: the stamp does not go back
-                    # plain stores from here on: no exception can come between them
-                    del ledger.holds[ticket.serial]
-                    ledger.in_flight -= hold.cost
-                    if hold.cost:
-                        ledger.granted -= 1
-                    word.value = value - ONE_PIN - stamp + now_ms
+                now = clock()
+                # from here on without a call: no exception can come, and no handler
+                serial = ticket.serial
+                if self.bar == NOBODY and serial in young:
+                    flow: Flow = ticket._flow  # type: ignore[assignment]  # it is one, once it was granted
+                    del young[serial]
+                    ledger.in_flight -= ticket.cost
+                    flow.pins -= 1
+                    flow.since = now
                     given_back = True
-                    if self._learners:
-                        self._learn_locked(ticket, hold, now, outcome)
-                somebody_waits = ledger.top != NOBODY  # or we are closed
-                if somebody_waits:
-                    self._round_locked(now)
             except BaseException:
                 self._torn = True
+                self.bar = math.inf
+                try:
+                    lock.release()
+                except RuntimeError:
+                    pass  # it came before we had it
                 raise
-            finally:
-                self._busy = False
-        if somebody_waits or self._returns or self.news.settled or self.news.incidents:
+            lock.release()
+        if not given_back:
+            if ticket.outcome is None:
+                raise RuntimeError("release of a ticket that is still queued: cancel() takes it out")
+            return self._release_watched(ticket, outcome)
+        if returns or settled:
             self.help()
-        if given_back and self.news.observer is not None:
-            self.news.call(self.news.observer.released, "observer", ticket, outcome)
-        return given_back
+        return True
+
+    def _release_watched(self, ticket: Ticket, outcome: ReleaseOutcome) -> bool:
+        """The same where somebody waits, or watches, or looked at it meanwhile."""
+        hold: Hold[Flow] | None = None
+
+        def act(now: float) -> None:
+            nonlocal hold
+            hold = self.ledger.drop(ticket.serial, now)
+            if hold is not None and self._learners:
+                self._learn_locked(ticket, hold, now, outcome)
+
+        if self.is_interrupted():
+            return self._release_interrupted_locked(ticket)
+        with self.lock:
+            self._section_locked(act)
+        self.help()
+        if hold is not None and self._observer is not None:
+            self.news.call(self._observer.released, "observer", ticket, outcome)
+        return hold is not None
 
     def _release_interrupted_locked(self, ticket: Ticket) -> bool:
         """Our own thread is in the middle of a section, which gives the seat back when it has come to its end."""
-        hold = self.ledger.holds.get(ticket.serial)
-        if hold is None or hold.returned:
+        serial = ticket.serial
+        if not self.ledger.is_held(serial):
             return False
-        hold.returned = True
-        self._returns.append(hold)
+
+        ticket.serial = 0  # for those who ask it has none any more
+        self._returns.append(serial)  # no call between: no exception can come
         return True
 
     def ahead(self, ticket: Ticket) -> int | None:
@@ -365,6 +431,7 @@ class Turn(Holders):
 
     def tick(self) -> None:
         """Settle what no thread of its own looks after: deadlines of callbacks, clients that left, owed work."""
+        self.age()
         for ticket in self._with_gone_clients():
             self.withdraw(ticket, Outcome.EVICTED_CANCELLED)
         self.change(self._expire_locked)
@@ -388,15 +455,19 @@ class Turn(Holders):
 
         `repairs` were found elsewhere, and are counted here.
         """
+        picture = self.read(lambda ledger: ledger.picture(suspects))
+        overpinned = picture.overpinned()
+        if not (picture.lost or repairs or overpinned) and picture.is_sound():
+            return
 
         def act(now: float) -> None:
-            for hold in list(self.ledger.holds.values()):
-                if hold() is None:
-                    self._drop_locked(hold, to_ms(now))
+            # what the picture shows is looked for again: in a handler that tore a section open, it shows what is fine
+            for hold in picture.lost:
+                self._drop_locked(hold, now)
             if not self.ledger.is_sound():
                 self._torn = True
                 self._mend_locked(now)
-            self.repairs += repairs + self.ledger.recount(suspects)
+            self.repairs += repairs + (self.ledger.recount(overpinned) if overpinned else 0)
 
         self.change(act)
 
@@ -404,11 +475,11 @@ class Turn(Holders):
         """Refuse what comes, evict what is queued, and wait for what is in flight; True if nothing is left of it."""
         self.change(lambda now: self.ledger.close())
         parking = sync.Parking()
-        while until is not None and self.ledger.holds and self._now() < until and not self.is_interrupted():
+        while until is not None and self.ledger.has_claims and self._now() < until and not self.is_interrupted():
             self.news.when_drained(parking)
             self.help()
             self._clock.park(parking, until)
-        return not self.ledger.holds
+        return not self.ledger.has_claims  # the young ones too: in the middle of a section they may be so yet
 
     def after_fork_in_child(self) -> None:
         """Let go of everything without looking at it: tickets of the parent find no hold here."""

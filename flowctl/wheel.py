@@ -62,6 +62,10 @@ class Wheel(Generic[T]):
         """What is to be looked at next; None if nothing is up."""
         return self._turning[-1] if self._turning else None
 
+    def next(self, most: int) -> list[T]:
+        """What is to be looked at next, so many at most, in order."""
+        return self._turning[: -most - 1 : -1]
+
     def drop(self) -> None:
         """Take off what is up: it was looked at."""
         self._turning.pop()

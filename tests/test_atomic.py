@@ -9,7 +9,8 @@ from types import FrameType
 import pytest
 
 from flowctl import sync
-from flowctl.atomic import AtomicWord, CellWord, LockWord, SectionWord
+from flowctl.atomic import AtomicWord, CellWord, LockWord
+from flowctl.lease import SectionWord
 from tests.support import Spawn
 
 MakeWord = Callable[[int], AtomicWord]
@@ -234,7 +235,7 @@ def test_an_exchange_under_a_section_takes_the_sections_lock(spawn: Spawn) -> No
     word = SectionWord(section, 0)
     with section:
         other = spawn(word.fetch_add, 1)
-        word.value += 10  # in place, with nobody between the two
+        word.since += 0.010  # in place, with nobody between the two
         assert not other.done
     other.result()
 

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -25,11 +26,14 @@ from benchmarks import (
     hello,
     identities,
     machine,
+    noise,
     queues,
     resize,
     servers,
     serving,
     waiting,
+    watch,
+    wording,
 )
 from benchmarks.__main__ import QUESTIONS
 from benchmarks.harness import (
@@ -50,11 +54,12 @@ from benchmarks.queues import QUEUES, Crowd
 from flowctl import ConcurrencyLimit, Config, EarliestDeadline, FlowController
 from flowctl.demo.server import WORK
 
-TINY = replace(QUICK, name="tiny", pairs=1, sample=0.001, windows=1, window=0.1, cycles=1, ids=200, sizes=(10,))
+TINY = replace(DEFAULT, name="tiny", pairs=1, sample=0.001, windows=1, window=0.1, cycles=1, ids=200, sizes=(10,))
 
 
-def test_the_examples_work() -> None:
-    results = doctest.testmod(harness)
+@pytest.mark.parametrize("module", [harness, watch, wording], ids=lambda module: module.__name__)
+def test_the_examples_work(module: ModuleType) -> None:
+    results = doctest.testmod(module)
 
     assert results.attempted > 0
     assert results.failed == 0
@@ -127,6 +132,13 @@ def test_a_rival_that_may_be_zero_is_shown_and_not_divided_by() -> None:
     assert row.ratio is None
 
 
+def test_a_pair_whose_rival_had_nothing_is_no_ratio() -> None:
+    row = row_of([1.0, 4.0, 3.0], rival=[0.0, 2.0, 1.0])
+
+    assert row.ratios == (2.0, 3.0)
+    assert row_of([1.0], rival=[0.0]).ratio is None
+
+
 @pytest.mark.parametrize(
     ("others", "rival", "doubts"),
     [
@@ -166,14 +178,33 @@ def test_each_question_has_steps_with_names_of_their_own_and_is_explained(depth:
     assert len(set(names)) == len(names)
     for question in QUESTIONS:
         steps = question.steps(depth)
-        assert steps
+        assert steps or depth is QUICK
         assert len({step.name for step in steps}) == len(steps)
         assert all(step.seconds > 0 for step in steps)
         assert f"| `{question.name}` |" in readme
 
 
-def test_a_quick_run_expects_to_take_two_and_a_half_minutes() -> None:
-    assert sum(step.seconds for question in QUESTIONS for step in question.steps(QUICK)) < 150
+@pytest.mark.parametrize(
+    ("depth", "seconds"), [(QUICK, 60), (DEFAULT, 330), (FULL, 2400)], ids=lambda value: getattr(value, "name", "")
+)
+def test_a_run_of_all_questions_expects_to_keep_to_its_budget(depth: Depth, seconds: float) -> None:
+    assert sum(step.seconds for question in QUESTIONS for step in question.steps(depth)) < seconds
+
+
+@pytest.mark.parametrize("name", ["noise", "free", "contention", "lease"])
+def test_questions_by_number_of_threads_ask_for_those_that_were_wanted(name: str) -> None:
+    (question,) = (question for question in QUESTIONS if question.name == name)
+    steps = question.steps(replace(DEFAULT, threads=(3,)))
+
+    assert any("3 threads" in step.name for step in steps)
+    assert not any("1 thread" in step.name or "64 threads" in step.name for step in steps)
+
+
+def test_the_same_code_against_itself_is_two_of_it_side_by_side() -> None:
+    rows = [row for step in noise.steps(replace(TINY, contended=0.001)) for row in step.run()]
+
+    assert [(row.at["code"], row.at["threads"]) for row in rows] == [(code, n) for code in noise.CODES for n in (1, 8)]
+    assert all(row.ratio is not None and row.ratio > 0 for row in rows)
 
 
 @pytest.mark.parametrize("step", gates.steps(TINY), ids=lambda step: step.name)
@@ -201,8 +232,8 @@ def test_a_backlog_stays_as_long_as_it_was(ordering: EarliestDeadline | None) ->
 
 
 def test_a_row_of_dispatch_is_that_of_two_backlogs() -> None:
-    def make() -> tuple[dispatch.Backlog, dispatch.Backlog]:
-        return dispatch.Backlog(30, 2), dispatch.Backlog(3, 20)
+    def make(seed: int) -> tuple[dispatch.Backlog, dispatch.Backlog]:
+        return dispatch.Backlog(30, 2, seed=seed), dispatch.Backlog(3, 20, seed=seed)
 
     grants, queueing = dispatch.measure("many", "few", make, dispatch.SCALING, TINY)
 
@@ -376,6 +407,10 @@ def test_what_a_server_of_ours_takes_of_the_cores_is_not_taken_by_others() -> No
     subprocess.run([sys.executable, "-c", "sum(range(3_000_000))"], check=True)
 
     assert machine._own_seconds() - before > time.process_time() - mine
+
+
+def test_what_others_took_of_a_moment_is_not_known() -> None:
+    assert machine.Neighbours().share() is None
 
 
 def test_as_many_flows_expire_as_are_meant_to() -> None:

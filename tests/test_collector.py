@@ -182,7 +182,7 @@ def test_a_burst_of_earlier_deadlines_wakes_it_a_few_times_and_not_once_for_each
     for _ in range(1_000):
         story.collector.ensure(awake_by=clock.now() + 5)
     go_on.set()
-    wait_for(story.collector._parking._queue.empty)
+    wait_for(story.collector._parking.empty)
 
     assert story.work.ticked - ticked < 50
 

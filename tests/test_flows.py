@@ -11,7 +11,7 @@ import pytest
 import flowctl.registry
 from flowctl import CollectReport, Config, FlowController, FlowKey, Rejected, Request
 from flowctl.flow import Flow
-from flowctl.lease import MAX_PINS, ONE_PIN, Lease, LeaseTable
+from flowctl.lease import MAX_PINS, Lease, LeaseTable
 from flowctl.registry import FlowRegistry
 from flowctl.shard import Shard
 from flowctl.testing import FakeClock
@@ -140,7 +140,7 @@ def test_a_held_flow_is_never_collected_whatever_its_stamp_says(clock: FakeClock
         assert controller.collect() == CollectReport()
     assert flow_of(controller) is flow
 
-    flow.word.value = ONE_PIN  # idle since the beginning of time, says the stamp
+    flow.pins, flow.since = 1, 0.0  # idle since the beginning of time, says the stamp
     assert controller.collect().flows == 0
     ticket.release()
 
@@ -196,7 +196,7 @@ def test_a_request_that_waits_for_many_timeouts_without_new_traffic_is_still_ser
         clock.advance(TIMEOUT)
         controller.collect()
         assert flow_of(controller) is flow
-        assert len(flow.queue) == 1
+        assert flow.queue.requests == 1
 
     holder.release()
     ticket = waiter.result()
@@ -295,7 +295,7 @@ def test_a_flow_made_anew_while_its_predecessor_is_finalised_keeps_its_own_queue
     detach = Shard.detach
     tickets: list[Ticket] = []
 
-    def come_back_meanwhile(shard: Shard, flow: Flow) -> bool:
+    def come_back_meanwhile(shard: Shard, flow: Flow) -> int:
         if flow is old and not tickets:
             request = Request(FlowKey("a"), ttl=9 * TIMEOUT)
             tickets.extend(controller.submit(request, lambda ticket: None) for _ in range(2))
@@ -401,7 +401,7 @@ def test_of_two_collections_at_once_the_second_returns_at_once_and_the_band_leas
     clock.advance(TIMEOUT)
     inside, go_on, detach = threading.Event(), threading.Event(), Shard.detach
 
-    def slowly(shard: Shard, flow: Flow) -> bool:
+    def slowly(shard: Shard, flow: Flow) -> int:
         inside.set()
         assert go_on.wait(30)
         return detach(shard, flow)
@@ -574,14 +574,12 @@ def test_a_shard_that_takes_no_new_flow_is_asked_again(
     assert len(in_shards(controller)) == 1
 
 
-FAILING_PARTS = ["flow", "word", "shard", "table"]
+FAILING_PARTS = ["flow", "shard", "table"]
 
 
 def break_a_part(patch: pytest.MonkeyPatch, part: str) -> None:
     if part == "flow":
         patch.setattr(flowctl.registry, "Flow", raise_boom)
-    elif part == "word":
-        patch.setattr(flowctl.registry, "SectionWord", raise_boom)
     elif part == "shard":
         patch.setattr(Shard, "attach", raise_boom)
     else:
@@ -714,7 +712,7 @@ def test_a_collection_in_the_midst_of_a_creation_takes_no_pin_from_the_newborn(
     assert controller.stats().repairs == 0
     turn.disown(hold)
     assert flow.lease.pins == 0
-    assert flow.word.load() >= 0
+    assert flow.load() >= 0
 
 
 def test_a_flow_that_is_pinned_to_the_maximum_refuses_and_does_not_spin(
@@ -722,14 +720,13 @@ def test_a_flow_that_is_pinned_to_the_maximum_refuses_and_does_not_spin(
 ) -> None:
     controller = make_controller(limit=8)
     controller.admit("a").release()
-    word = flow_of(controller).word
-    before = word.value
-    word.value += MAX_PINS * ONE_PIN
+    flow = flow_of(controller)
+    flow.pins += MAX_PINS
     try:
         with pytest.raises(Rejected):
             spawn(controller.admit, "a").result(timeout=5)
     finally:
-        word.value = before
+        flow.pins -= MAX_PINS
 
 
 def test_a_pin_never_waits_for_a_collection_that_stands_still(

@@ -384,18 +384,18 @@ def test_a_policy_that_names_strangers_displaces_nobody(make_controller: MakeCon
 
 
 def test_a_lease_with_all_its_pins_refuses_and_does_not_spin(controller: FlowController) -> None:
-    from flowctl.lease import MAX_PINS, ONE_PIN
+    from flowctl.lease import MAX_PINS
 
     controller.admit("a").release()
     flow = controller._state.registry.find(FlowKey("a"))
     assert flow is not None
-    flow.word.value += MAX_PINS * ONE_PIN
+    flow.pins += MAX_PINS
 
     with pytest.raises(QueueFull) as refused:
         controller.admit("a")
 
     assert refused.value.scope == "flow"
-    flow.word.value -= MAX_PINS * ONE_PIN
+    flow.pins -= MAX_PINS
 
 
 def test_two_threads_may_close_at_once(spawn: Spawn) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from flowctl import sync
-from flowctl.atomic import AtomicWord, CellWord, LockWord, SectionWord
+from flowctl.atomic import AtomicWord, CellWord, LockWord
 from flowctl.lease import (
     MARKED_FOR_DELETION,
     MAX_PINS,
@@ -14,6 +14,7 @@ from flowctl.lease import (
     STAMP_MASK,
     Lease,
     LeaseTable,
+    SectionWord,
     born,
     marked,
     pinned,
@@ -175,6 +176,16 @@ def test_an_unpin_without_a_pin_is_the_callers_misuse(make_word: MakeWord) -> No
     with pytest.raises(RuntimeError, match="no pin"):
         lease.unpin(lambda: 9.0)
     assert (lease.pins, lease.idle_for(9.0)) == (0, 2.0)
+
+
+@each_backend
+def test_several_pins_are_given_back_at_once_or_not_at_all(make_word: MakeWord) -> None:
+    lease = Lease(make_word(born(7.0, pins=3)))
+
+    lease.unpin(lambda: 8.0, 2)
+    with pytest.raises(RuntimeError, match="no pin"):
+        lease.unpin(lambda: 9.0, 2)
+    assert lease.pins == 1
 
 
 @each_backend

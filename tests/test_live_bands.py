@@ -17,6 +17,8 @@ from flowctl import (
     WeightedFair,
 )
 from flowctl.testing import FakeClock
+from tests.faults.moments import Moments
+from tests.faults.points import strike_each_point
 from tests.support import MakeController, Spawn
 
 
@@ -378,3 +380,46 @@ def test_the_longest_flow_makes_room_although_it_is_paused(make_controller: Make
 
     assert submit(controller, "b").state == "queued"
     assert of_a[-1].outcome is Outcome.EVICTED_DISPLACED
+
+
+def test_who_waits_goes_by_the_weights_that_hold_when_he_goes(make_controller: MakeController) -> None:
+    controller = make_controller(Config(default_band=BandConfig(fairness=WeightedFair())))
+    tickets = [controller.admit("a"), submit(controller, "a"), submit(controller, "b")]
+    tickets[0].release()  # from here on who comes anew stands behind those who have gone
+    heavy = submit(controller, "heavy")
+
+    controller.add_band(BandConfig(priority=0, fairness=WeightedFair(), weights={"heavy": 100.0}))
+    for ticket in tickets:
+        ticket.release() if ticket.outcome is Outcome.DISPATCHED else ticket.cancel()
+
+    assert heavy.wait is not None
+    assert heavy.wait.charged == 0.01
+    heavy.release()
+
+
+class Interrupted(BaseException):
+    """What a signal handler may raise anywhere."""
+
+
+def test_a_limit_that_can_be_seen_holds_wherever_an_exception_came(make_controller: MakeController) -> None:
+    def interrupt() -> None:
+        raise Interrupted
+
+    def tell(at: int) -> int:
+        controller = make_controller()
+        holder = controller.admit("a")
+        moments = Moments(at, interrupt)
+        try:
+            with moments:
+                controller.add_band(BandConfig(priority=0, max_requests=1))
+        except Interrupted:
+            controller.collect()  # it finds a pin that nobody has
+        tickets = [submit(controller, "a"), submit(controller, "a")]
+        is_limited = controller.stats().bands[0].max_requests == 1
+        assert [ticket.state for ticket in tickets] == ["queued", "refused" if is_limited else "queued"]
+        for ticket in tickets:
+            ticket.cancel()
+        holder.release()
+        return moments.passed
+
+    assert strike_each_point(tell) > 10

@@ -42,15 +42,20 @@ def test_a_release_survives_that_another_one_wakes_the_last_drainer_first(
     clock: FakeClock, controller: FlowController
 ) -> None:
     class TakenByAnother(deque[sync.Parking]):
-        """Something is in it when it is asked, and nothing when it is taken."""
+        """Something is in it when it is asked, twice, and nothing when it is taken."""
+
+        asked = 0
 
         def __bool__(self) -> bool:
-            return True
+            self.asked += 1
+            return self.asked <= 2
 
     ticket = controller.admit("a")
-    controller._state.turn.news._drainers = TakenByAnother()
+    controller._state.turn.news._drainers = drainers = TakenByAnother()
 
     assert ticket.release()
+    controller.close()
+    assert drainers.asked > 2
     controller._state.turn.news._drainers = deque()
 
 

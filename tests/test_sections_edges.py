@@ -31,7 +31,6 @@ BOOKINGS: dict[str, Callable[[FlowController], object]] = {
     "book": lambda controller: controller._state.turn.book(lambda now: None),
     "read": lambda controller: controller._state.turn.read(lambda ledger: ledger.in_flight),
     "help": lambda controller: owe_a_round(controller._state.turn),
-    "is_interrupted": lambda controller: controller._state.turn.is_interrupted(),
     "a grant on the spot": lambda controller: controller.admit("known").release(),
     "an arrival": lambda controller: controller.submit(Request(FlowKey("known")), keep).release(),
 }

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from flowctl import BandConfig, sync
-from flowctl.atomic import CellWord, SectionWord
+from flowctl.atomic import CellWord
 from flowctl.band import PriorityBand
 from flowctl.flow import Flow
 from flowctl.lease import Lease, born
@@ -18,7 +18,7 @@ def band_at(priority: int) -> PriorityBand[Flow]:
 
 
 def flow_of(shard: Shard, flow_id: str = "a", band: PriorityBand[Flow] | None = None) -> Flow:
-    return Flow(flow_id, band_at(0) if band is None else band, shard, SectionWord(sync.RLock(), born(0.0, pins=0)))
+    return Flow(flow_id, band_at(0) if band is None else band, shard, sync.RLock(), born(0.0, pins=0))
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_flow_is_finalised_by_exactly_one_of_those_who_detach_it(shard: Shard)
     flow = flow_of(shard)
     shard.attach(flow)
 
-    assert [shard.detach(flow), shard.detach(flow)] == [True, False]
+    assert [shard.detach(flow), shard.detach(flow)] == [1, 0]
 
 
 def test_of_16_threads_that_detach_a_flow_one_finalises_it(shard: Shard, spawn: Spawn) -> None:
@@ -55,7 +55,7 @@ def test_of_16_threads_that_detach_a_flow_one_finalises_it(shard: Shard, spawn: 
         flow, start = flow_of(shard), threading.Barrier(16)
         shard.attach(flow)
 
-        def detach(flow: Flow = flow, start: threading.Barrier = start) -> bool:
+        def detach(flow: Flow = flow, start: threading.Barrier = start) -> int:
             start.wait()
             return shard.detach(flow)
 
@@ -129,3 +129,14 @@ def test_readers_do_not_exclude_each_other(shard: Shard, spawn: Spawn) -> None:
     shard.attach(flow)
     with shard.lock.read():
         assert spawn(shard.flows).result() == [flow]
+
+
+def test_of_several_flows_that_are_let_go_those_are_counted_that_had_not_gone(shard: Shard) -> None:
+    flows = [flow_of(shard, name) for name in "abc"]
+    for flow in flows:
+        shard.attach(flow)
+    shard.detach(flows[1])
+
+    assert shard.detach(*flows) == 2
+    assert shard.size == 0
+    shard._check()

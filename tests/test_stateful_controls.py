@@ -6,6 +6,7 @@ Each breaks the real code in one place. An example that differs from the oracle 
 from __future__ import annotations
 
 import heapq
+import math
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,17 +27,18 @@ from flowctl import (
     Outcome,
     Ticket,
     capacity,
-    queue,
+    keyed,
     turn,
 )
 from flowctl.band import NOBODY, Halts, PriorityBand
 from flowctl.bands import Bands
 from flowctl.flow import Flow
 from flowctl.gate import Load
-from flowctl.lease import MARKED_FOR_DELETION, ONE_PIN, STAMP_MASK
+from flowctl.keyed import KeyedQueue
+from flowctl.lease import MARKED_FOR_DELETION, ONE_PIN
 from flowctl.ledger import Ledger
 from flowctl.policies.displacement import Backlog, Newcomer
-from flowctl.queue import FlowQueue, KeyedQueue
+from flowctl.queue import FlowQueue
 from flowctl.ranking import Ranking
 from flowctl.registry import FlowRegistry
 from flowctl.request import RESERVED_PREFIX
@@ -78,6 +80,23 @@ def a_withdrawal_runs_no_round(patch: Patch) -> None:
         return withdrawn
 
     patch.setattr(Turn, "withdraw", broken)
+
+
+def who_comes_and_goes_next_runs_no_round(patch: Patch) -> None:
+    def broken(self: Turn, flow: Flow, ticket: Ticket) -> bool:
+        return False
+
+    patch.setattr(Turn, "_is_next", broken)
+
+
+def a_head_whose_deadline_has_come_keeps_others_out(patch: Patch) -> None:
+    run_round = Turn._round_locked
+
+    def broken(self: Turn, now: float) -> None:
+        run_round(self, now)
+        self._stuck_until = math.inf if self._stuck_until > -math.inf else -math.inf
+
+    patch.setattr(Turn, "_round_locked", broken)
 
 
 def a_new_limit_runs_no_round(patch: Patch) -> None:
@@ -186,11 +205,11 @@ def idle_time_begins_when_a_seat_is_taken(patch: Patch) -> None:
     release = Turn.release
 
     def broken(self: Turn, ticket: Ticket, outcome: ReleaseOutcome) -> bool:
-        hold = self.ledger.holds.get(ticket.serial)
-        stamp = 0 if hold is None else hold.flow.word.value & STAMP_MASK
+        flow = ticket._flow
+        since = flow.since if isinstance(flow, Flow) else 0.0
         released = release(self, ticket, outcome)
-        if released and hold is not None:
-            hold.flow.word.value = hold.flow.word.value & ~STAMP_MASK | stamp
+        if released and isinstance(flow, Flow):
+            flow.since = since
         return released
 
     patch.setattr(Turn, "release", broken)
@@ -247,7 +266,7 @@ def equal_keys_go_by_the_latest_arrival(patch: Patch) -> None:
     def broken(ticket: Ticket) -> tuple[float, int]:
         return (0.0 if ticket.wait is None else ticket.wait.order), -ticket.serial
 
-    patch.setattr(queue, "_key", broken)
+    patch.setattr(keyed, "_key", broken)
 
 
 def a_withdrawal_from_the_middle_puts_the_first_one_last(patch: Patch) -> None:
@@ -350,7 +369,7 @@ def a_flow_that_shrank_is_not_ranked_anew(patch: Patch) -> None:
         newest = flow.queue.newest
         if newest is None:
             return longest_first(self)
-        return iter([(share(self, len(flow.queue) - 1, flow.queue.size - newest.size), newest)])
+        return iter([(share(self, flow.queue.requests - 1, flow.queue.size - newest.size), newest)])
 
     patch.setattr(PriorityBand, "longest_first", broken)
 
@@ -358,7 +377,7 @@ def a_flow_that_shrank_is_not_ranked_anew(patch: Patch) -> None:
 def the_longest_flow_is_emptied_before_the_next(patch: Patch) -> None:
     def broken(self: PriorityBand[Flow]) -> Iterator[tuple[float, Ticket]]:
         flows = [place[2] for place in self._ring if place[2].place is place]
-        for flow in sorted(flows, key=lambda flow: -self.share(len(flow.queue), flow.queue.size)):
+        for flow in sorted(flows, key=lambda flow: -self.share(flow.queue.requests, flow.queue.size)):
             newest_first = list(flow.queue.newest_first())
             for nth, ticket in enumerate(newest_first, start=1):
                 staying = newest_first[nth:]
@@ -589,7 +608,7 @@ def a_retired_shard_goes_with_its_flows(patch: Patch) -> None:
 def the_flow_that_was_used_last_makes_room(patch: Patch) -> None:
     def broken(self: FlowRegistry) -> bool:
         idle = [flow for flow in self.topology.flows() if not flow.lease.pins]
-        flow = max(idle, key=lambda flow: flow.word.value, default=None)
+        flow = max(idle, key=Flow.load, default=None)
         return flow is not None and flow.lease.try_mark(self._clock.now(), 0.0) and self._take_away(flow)
 
     patch.setattr(FlowRegistry, "_collect_longest_idle", broken)
@@ -615,10 +634,10 @@ def a_flow_in_use_makes_room(patch: Patch) -> None:
     def broken(self: FlowRegistry) -> bool:
         if collect(self):
             return True
-        flow = next((flow for flow in self.topology.flows() if not flow.queue), None)
+        flow = next((flow for flow in self.topology.flows() if not flow.queue.requests), None)
         if flow is None:
             return False
-        flow.word.value = flow.word.value % ONE_PIN + MARKED_FOR_DELETION
+        flow.pins = MARKED_FOR_DELETION // ONE_PIN
         return self._take_away(flow)
 
     patch.setattr(FlowRegistry, "_collect_longest_idle", broken)
@@ -683,6 +702,8 @@ CONTROLS: Final[Sequence[Callable[[Patch], None]]] = (
     idle_capacity_is_held_against_a_flow,
     a_flow_that_was_idle_comes_with_its_credit,
     a_withdrawal_runs_no_round,
+    who_comes_and_goes_next_runs_no_round,
+    a_head_whose_deadline_has_come_keeps_others_out,
     a_new_limit_runs_no_round,
     places_are_given_back_at_the_next_sweep,
     a_queue_takes_one_more_than_its_limit,

@@ -25,6 +25,20 @@ def test_a_thing_comes_up_at_its_moment_and_at_most_one_spoke_early() -> None:
     assert looked_at(wheel, 20) == ["a"]
 
 
+def test_what_comes_next_is_told_in_order_and_stays_until_it_is_dropped() -> None:
+    wheel = Wheel[str](spoke=10)
+    for thing in "abc":
+        wheel.file(thing, at=5)
+    wheel.turn(9)
+    first = wheel.next(2)
+
+    assert first[0] == wheel.up
+    assert wheel.next(9)[:2] == first
+    assert len(wheel.next(9)) == len(wheel) == 3
+    assert looked_at(wheel, 9) == [*first, *({*"abc"} - {*first})]
+    assert wheel.next(2) == []
+
+
 def test_a_thing_comes_up_once() -> None:
     wheel = Wheel[str](spoke=10)
     wheel.file("a", at=25)

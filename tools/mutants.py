@@ -24,7 +24,7 @@ from tools.breaking import ROOT, Mutant, sampled
 from tools.workbench import AT_MOST, Verdict, Workbench
 
 CORE: Final = (
-    *("lease", "turn", "queue", "gate", "registry", "shard", "ticket"),
+    *("lease", "turn", "queue", "keyed", "gate", "registry", "shard", "ticket"),
     *("ledger", "sections", "news", "band", "capacity"),
     *("dispatch", "holders", "revocation", "adaptive", "bands", "topology", "ranking"),
 )

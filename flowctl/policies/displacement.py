@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar, final
+
+from flowctl.policies.stateless import Stateless
 
 
 class Queued(Protocol):
@@ -49,18 +50,20 @@ class Displacement(Protocol):
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Never:
+class Never(Stateless):
     """Nobody makes room: who comes to a full queue is refused."""
+
+    __slots__ = ()
 
     def victims(self, newcomer: Newcomer, backlogs: Sequence[Backlog[T]]) -> Iterator[T]:
         return iter(())
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class LowerPriority:
+class LowerPriority(Stateless):
     """The newest of the lowest priority make room for a higher one; equals never do."""
+
+    __slots__ = ()
 
     def victims(self, newcomer: Newcomer, backlogs: Sequence[Backlog[T]]) -> Iterator[T]:
         for backlog in backlogs:
@@ -70,11 +73,12 @@ class LowerPriority:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class LongestFlow:
+class LongestFlow(Stateless):
     """The newest of the flow that holds most of the band make room, for as long as that flow keeps no less than the
     newcomer's would have: the shares only ever become more equal, and no two flows displace each other in turn.
     """
+
+    __slots__ = ()
 
     def victims(self, newcomer: Newcomer, backlogs: Sequence[Backlog[T]]) -> Iterator[T]:
         for backlog in backlogs:

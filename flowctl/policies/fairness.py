@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeGuard, final
+
+from flowctl.policies.stateless import Stateless
 
 
 class Fairness(Protocol):
@@ -39,35 +40,38 @@ def is_metered(policy: Fairness) -> TypeGuard[MeteredFairness]:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class RoundRobin:
+class RoundRobin(Stateless):
     """Every flow one request in its turn, whatever it costs.
 
     >>> RoundRobin().charge(cost=5, weight=1.0)
     1
     """
 
+    __slots__ = ()
+
     def charge(self, cost: int, weight: float) -> float:
         return 1
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class WeightedFair:
+class WeightedFair(Stateless):
     """Every flow what it weighs: in the long run, costs are served in proportion to the weights.
 
     >>> WeightedFair().charge(cost=5, weight=2.0)
     2.5
     """
 
+    __slots__ = ()
+
     def charge(self, cost: int, weight: float) -> float:
         return cost / weight
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class GlobalStrict:
+class GlobalStrict(Stateless):
     """No fairness between flows: the best head of all of them goes, as the band's ordering has it."""
+
+    __slots__ = ()
 
     by_head: ClassVar[bool] = True
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol, SupportsFloat, SupportsIndex, final
+
+from flowctl.policies.stateless import Stateless
 
 
 class Waiting(Protocol):
@@ -30,33 +31,36 @@ class Ordering(Protocol):
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Fcfs:
+class Fcfs(Stateless):
     """First come, first served: a flow's requests go in the order in which they arrived.
 
     The one policy that is never asked: a queue in order of arrival needs no keys.
     """
+
+    __slots__ = ()
 
     def key(self, request: Waiting) -> float:
         return 0.0
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class EarliestDeadline:
+class EarliestDeadline(Stateless):
     """Whose deadline (arrival + ttl) comes first goes first; without a ttl: last."""
+
+    __slots__ = ()
 
     def key(self, request: Waiting) -> float:
         return request.deadline
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class SloDeadline:
+class SloDeadline(Stateless):
     """Whose objective (arrival + `metadata["slo"]` seconds, a number or a string of one) comes first goes first.
 
     Missing, negative or no number at all: last.
     """
+
+    __slots__ = ()
 
     def key(self, request: Waiting) -> float:
         slo = (request.metadata or {}).get("slo")

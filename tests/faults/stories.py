@@ -318,6 +318,15 @@ def a_new_flow_where_it_is_counted() -> Iterator[World]:
     world.step(world.controller.contention)
 
 
+def a_collection_where_it_is_counted() -> Iterator[World]:
+    world = World(Config(profile=True, shards=1, flow_gc_timeout=1.0, band_gc_timeout=1.0))
+    world.use("a")
+    world.script.time += 5
+    yield world
+    world.step(world.controller.collect)
+    world.step(lambda: world.use("a"))
+
+
 def a_look_round() -> Iterator[World]:
     world = World()
     world.hold("holder")
@@ -384,6 +393,7 @@ STORIES: tuple[Story, ...] = (
     a_signal_that_opens,
     a_displacement_by_who_is_due_first,
     a_new_flow_where_it_is_counted,
+    a_collection_where_it_is_counted,
     a_look_round,
     a_close,
     a_response,

@@ -15,7 +15,7 @@ from flowctl.bands import Bands
 from flowctl.clock import MonotonicClock
 from flowctl.collector import Collector
 from flowctl.gate import Load
-from flowctl.ledger import Ledger
+from flowctl.ledger import Ledger, Picture
 from flowctl.policies.displacement import Backlog, Newcomer, T
 from flowctl.registry import FlowRegistry
 from flowctl.shard import Shard
@@ -37,15 +37,18 @@ PHASES: tuple[tuple[type, str], ...] = (
     (Turn, "_expire_locked"),
     (Turn, "next_deadline"),
     (Turn, "has_probes"),
+    (Turn, "age"),
     (Turn, "audit"),
     (Turn, "change"),
     (Ledger, "pop_due"),
     (Ledger, "next_deadline"),
-    (Ledger, "is_sound"),
-    (Ledger, "recount"),
+    (Ledger, "picture"),
+    (Picture, "is_sound"),
+    (Picture, "overpinned"),
     (FlowRegistry, "sweep_flows"),
     (FlowRegistry, "_sweep_retired"),
-    (FlowRegistry, "_collect_locked"),
+    (FlowRegistry, "_look_locked"),
+    (FlowRegistry, "_try_mark"),
     (FlowRegistry, "remove"),
     (FlowRegistry, "_finalise"),
     (FlowRegistry, "audit_bands"),

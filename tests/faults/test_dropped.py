@@ -9,7 +9,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 import pytest
 
 from flowctl import FlowController, FlowKey, Request, Ticket
-from flowctl import controller as controller_module
+from flowctl import ledger as ledger_module
 from flowctl.integrations import seated
 from flowctl.ticket import Hold
 from flowctl.turn import Turn
@@ -101,7 +101,7 @@ def test_without_the_return_and_the_audit_a_dropped_ticket_is_lost(
     controller = make_controller()
     controller.admit("a").release()
     with monkeypatch.context() as patch:
-        patch.setattr(controller_module, "Hold", lambda ticket, hand_in: Hold(ticket))
+        patch.setattr(ledger_module, "Hold", lambda ticket, hand_in: Hold(ticket))
         patch.setattr(Turn, "audit", lambda self, suspects, repairs: None)
         controller.admit("a")
         gc.collect()

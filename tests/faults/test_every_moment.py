@@ -94,11 +94,11 @@ def test_an_exception_at_every_moment_leaks_nothing(
 run_section = Sections._section_locked
 
 
-def stay_busy(self: Sections, act: Act) -> None:
+def stay_inside(self: Sections, act: Act) -> None:
     try:
         run_section(self, act)
     except BaseException:
-        self._busy = True
+        self.lock.acquire()
         raise
 
 
@@ -122,7 +122,7 @@ def nothing(*args: object, **kwargs: object) -> int:
 @pytest.mark.parametrize(
     ("removed", "owner", "name", "without", "story"),
     [
-        ("a section that an exception ends is over", Sections, "_section_locked", stay_busy, a_wait_that_is_granted),
+        ("a section that an exception ends is over", Sections, "_section_locked", stay_inside, a_wait_that_is_granted),
         ("a section that an exception ends is torn", Sections, "_section_locked", say_nothing, a_displacement),
         ("torn books are made anew", Ledger, "rebuild", nothing, requests_without_threads),
         ("the next one tells whom the last one had not", News, "tell", forget_whom_it_was_telling, a_larger_limit),

@@ -144,7 +144,7 @@ class World:
         turn = state.turn
         stats = controller.stats()
         assert (stats.queued, stats.queued_bytes, stats.in_flight) == (0, 0, 0), "a seat or a place is leaked"
-        assert not turn.ledger.holds, "a hold is leaked"
+        assert not turn.ledger.has_claims, "a hold is leaked"
         assert not any((turn._torn, turn._owed, turn._returns)), "something is still to be done"
         assert not any((turn.news.settled, turn.news.incidents, turn.news._tellers)), "something is still to be told"
         assert not any(move() for move in state.registry._moves.values()), "a creation never ended"

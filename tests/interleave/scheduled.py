@@ -20,7 +20,7 @@ from flowctl import atomic, registry, sync
 from flowctl.band import PriorityBand
 from flowctl.bands import Bands
 from flowctl.flow import Flow
-from flowctl.lease import LeaseTable
+from flowctl.lease import ONE_PIN, LeaseTable, SectionWord, to_ms
 from flowctl.ledger import Ledger
 from flowctl.news import News
 from flowctl.registry import FlowRegistry
@@ -160,6 +160,9 @@ class ScheduledLock:
         self._owner = me
         self._depth += 1
         return True
+
+    def _is_owned(self) -> bool:
+        return self._owner == get_ident()
 
     def release(self) -> None:
         pause("release", writes(self), is_call=False)
@@ -416,7 +419,7 @@ class _SharedContent(_Shared):
 _SHARED: Final[Sequence[tuple[type, str]]] = (
     (atomic.CellWord, "_cell"),
     (atomic.LockWord, "_value"),
-    (atomic.SectionWord, "value"),
+    (SectionWord, "pins"),
     (Ticket, "outcome"),
     (Flow, "detached"),
     (FlowRegistry, "_begun"),
@@ -435,6 +438,7 @@ _SHARED_CONTENT: Final[Sequence[tuple[type, str]]] = (
     (FlowRegistry, "_newborn"),
     (Sections, "_returns"),
     (Ledger, "holds"),
+    (News, "waking"),
     (News, "settled"),
     (News, "incidents"),
     (News, "_drainers"),
@@ -443,14 +447,16 @@ _SHARED_CONTENT: Final[Sequence[tuple[type, str]]] = (
 )
 
 
-_WORD: Final[MemberDescriptorType] = vars(atomic.SectionWord)["value"]
+_PINS: Final[MemberDescriptorType] = vars(SectionWord)["pins"]
+_SINCE: Final[MemberDescriptorType] = vars(SectionWord)["since"]
 
 
 def word_of(flow: Flow) -> int:
     """Without a step: it is read from within a sort, and no more than a hint at whom to look first."""
-    value = _WORD.__get__(flow.word)
-    assert isinstance(value, int)
-    return value
+    pins, since = _PINS.__get__(flow), _SINCE.__get__(flow)
+    assert isinstance(pins, int)
+    assert isinstance(since, float)
+    return pins * ONE_PIN + to_ms(since)
 
 
 @contextmanager

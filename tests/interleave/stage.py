@@ -96,10 +96,10 @@ class Stage:
         assert sum(ticket.cost for ticket in self.held) <= self.limit, "P3: more in flight than there is room for"
         ledger = self.controller._state.turn.ledger
         for ticket in self.held:
-            hold = ledger.holds.get(ticket.serial)
-            assert hold is not None, "somebody holds a ticket that is in no book"
-            self.check_used(hold.flow)
-        if self.controller._state.turn._busy:
+            assert ledger.is_held(ticket.serial), "somebody holds a ticket that is in no book"
+            assert isinstance(ticket._flow, Flow)
+            self.check_used(ticket._flow)
+        if self.controller._state.turn.bar != ledger.top:
             return  # the books are being changed
         for band in ledger.waiting:
             for serial in band.backlog:
@@ -123,8 +123,8 @@ class Stage:
         assert stats.in_flight == sum(ticket.cost for ticket in self.held), "P3: seats"
         assert stats.queued == 0, "P4: somebody still waits"
         assert stats.abandoned == 0, "a ticket was lost"
-        holds = self.controller._state.turn.ledger.holds
-        assert set(holds) == {ticket.serial for ticket in self.held}, "a hold that nobody has"
+        ledger = self.controller._state.turn.ledger
+        assert {*ledger.young, *ledger.holds} == {ticket.serial for ticket in self.held}, "a hold that nobody has"
         self.controller._check()
         self.controller.collect()
         assert self.controller.stats().repairs == 0, "the audit found something to mend"

@@ -11,6 +11,7 @@ from flowctl import BandConfig, Config, FlowKey, Outcome, Ticket
 from flowctl.band import Halts, PriorityBand
 from flowctl.bands import Bands
 from flowctl.flow import Flow
+from flowctl.lease import born
 from flowctl.ledger import Ledger
 from flowctl.registry import FlowRegistry
 from flowctl.request import RESERVED_PREFIX
@@ -162,14 +163,14 @@ def two_resizes_and_a_creator() -> Scenario:
     def resize_and_create(shards: int) -> None:
         topology.resize(shards)
         for name in "wxyz":
-            flow = Flow(name, band, topology.shard_for(name, 0), word)
+            flow = Flow(name, band, topology.shard_for(name, 0), stage.registry._section, born(0.0, pins=0))
             topology.attach(flow)
             attached.append(flow)
 
     stage.idle_flow()
     known = stage.registry.find(FlowKey("a", 0))
     assert known is not None
-    band, word = known.band, known.word
+    band = known.band
     attached: list[Flow] = []
 
     def all_are_listed() -> None:
@@ -482,7 +483,7 @@ def test_control_an_eviction_that_minds_no_pin_is_found(monkeypatch: pytest.Monk
         if flow.lease.pins or timeout == float("inf"):
             registry._wheel.file(flow, registry._due_at(flow, now))
             return False
-        flow.word.value |= 1 << 62
+        flow.pins |= 1 << 22
         return registry._take_away(flow)
 
     monkeypatch.setattr(FlowRegistry, "_collect_locked", collect)

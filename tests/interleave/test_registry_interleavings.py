@@ -7,10 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from flowctl import Config
-from flowctl.atomic import SectionWord
 from flowctl.band import PriorityBand
 from flowctl.flow import Flow
-from flowctl.lease import ONE_PIN, born
+from flowctl.lease import born
 from flowctl.ledger import Ledger
 from flowctl.registry import FlowRegistry
 from flowctl.request import FlowKey
@@ -164,7 +163,7 @@ def attach_detach_and_drop() -> Scenario:
     assert leaving is not None
     old, new = stage.registry.topology.shards[0], Shard()
     shards = SharedValue([old])
-    coming = Flow("coming", leaving.band, old, leaving.word)
+    coming = Flow("coming", leaving.band, old, leaving._section, leaving.load())
 
     def come() -> None:
         shard = shards.get()[0]
@@ -338,10 +337,10 @@ def test_control_a_lease_held_only_while_distributing_is_found(monkeypatch: pyte
 
     def enqueue_and_unpin(ledger: Ledger, ticket: Ticket, wait: Wait, flow: Flow) -> None:
         enqueue(ledger, ticket, wait, flow)
-        flow.word.value -= ONE_PIN
+        flow.pins -= 1
 
     def pin_and_dequeue(ledger: Ledger, ticket: Ticket, wait: Wait, flow: Flow) -> None:
-        flow.word.value += ONE_PIN
+        flow.pins += 1
         dequeue(ledger, ticket, wait, flow)
 
     monkeypatch.setattr(Ledger, "enqueue", enqueue_and_unpin)
@@ -376,8 +375,8 @@ def test_control_a_retired_shard_that_takes_a_flow_is_found(monkeypatch: pytest.
 
 def new_flow(registry: FlowRegistry, flow_id: str, band: PriorityBand[Flow], adopt: Callable[[Flow], None]) -> Flow:
     """Built, adopted and attached, as `FlowRegistry._create` does it."""
-    word = SectionWord(registry._section, born(registry._clock.now(), pins=1))
-    flow = Flow(flow_id, band, registry.topology.shards[0], word)
+    word = born(registry._clock.now(), pins=1)
+    flow = Flow(flow_id, band, registry.topology.shards[0], registry._section, word)
     adopt(flow)
     registry._newborn.append(flow)
     flow.shard.attach(flow)

@@ -13,7 +13,7 @@ from flowctl.flow import Flow
 from flowctl.ledger import Ledger
 from flowctl.news import News
 from flowctl.sections import Sections
-from flowctl.ticket import Hold, Wait
+from flowctl.ticket import Wait
 from flowctl.turn import Turn
 from tests.interleave.claims import Claim
 from tests.interleave.explorer import Scenario
@@ -291,15 +291,17 @@ def test_control_a_withdrawal_without_a_round_is_found(monkeypatch: pytest.Monke
 def test_control_a_fast_path_that_is_checked_outside_the_turn_is_found(
     monkeypatch: pytest.MonkeyPatch, proof: Proof
 ) -> None:
-    def try_grant(turn: Turn, ticket: Ticket, hold: Hold[Flow], flow: Flow) -> bool:
-        if turn.ledger.top != NOBODY or not turn._has_room_locked(ticket.cost, flow.band.priority):
-            return False
+    def grant(turn: Turn, flow: Flow, cost: int, size: int, wait: Wait | None) -> Ticket | None:
+        if turn.ledger.top != NOBODY or not turn._has_room_locked(cost, flow.band.priority):
+            return None
+        ticket = Ticket(turn, flow, cost, size)
+        hold = turn.new_hold(ticket)
         with turn.lock:
             turn.ledger.enter(ticket, hold, flow)
             turn._grant_locked(ticket, hold, Wait(0.0, None), 0.0)
-        return True
+        return ticket
 
-    monkeypatch.setattr(Turn, "try_grant", try_grant)
+    monkeypatch.setattr(Turn, "_grant", grant)
 
     FAST_PATH.fails_without("the section around the fast path's look and its grant", proof)
 
@@ -328,17 +330,17 @@ def test_control_a_close_that_forgets_who_is_parked_is_found(monkeypatch: pytest
 
 
 def test_control_a_fast_path_that_minds_nobody_is_found(monkeypatch: pytest.MonkeyPatch, proof: Proof) -> None:
-    try_grant = Turn.try_grant
+    grant = Turn._grant
 
-    def overtake(turn: Turn, ticket: Ticket, hold: Hold[Flow], flow: Flow) -> bool:
+    def overtake(turn: Turn, flow: Flow, cost: int, size: int, wait: Wait | None) -> Ticket | None:
         with turn.lock:
-            top, turn.ledger.top = turn.ledger.top, NOBODY
+            bar, turn.bar = turn.bar, NOBODY
             try:
-                return try_grant(turn, ticket, hold, flow)
+                return grant(turn, flow, cost, size, wait)
             finally:
-                turn.ledger.top = top
+                turn.bar = bar
 
-    monkeypatch.setattr(Turn, "try_grant", overtake)
+    monkeypatch.setattr(Turn, "_grant", overtake)
 
     OVERTAKER.fails_without("the look at who waits", proof, "exception")
 
@@ -366,10 +368,7 @@ def test_control_a_rest_of_a_round_that_nobody_does_is_found(monkeypatch: pytest
 
 
 def test_control_a_grant_that_nobody_tells_is_found(monkeypatch: pytest.MonkeyPatch, proof: Proof) -> None:
-    def tell_nobody(news: News, telling: list[Ticket]) -> None:
-        telling.clear()
-
-    monkeypatch.setattr(News, "_tell", tell_nobody)
+    monkeypatch.setattr(News, "wake", lambda news: news.waking.clear())
 
     RELEASE_AND_REQUEST.fails_without("the wake-up after the section", proof, "deadlock")
 

@@ -24,7 +24,7 @@ table in docs/design.md maps each to its line of code. */
 #endif
 
 mtype = {
-    TRY_GRANT, ARRIVE, PARK, LOOK, WITHDRAW, RELEASE, CANCEL, RELEASE_TWICE, CLOSE, HELP, TELL, WAKE, GIVE_UP
+    TRY_GRANT, ARRIVE, PARK, LOOK, WITHDRAW, RELEASE, CANCEL, RELEASE_TWICE, CLOSE, HELP, TELL, WAKE, TOLD, GIVE_UP
 }
 mtype = { DISPLACE, EXCEPTION }                     /* no steps of their own */
 mtype = { GONE, GRANT_LATER, WAIT_LATER }           /* an end, and of removals only */
@@ -188,9 +188,12 @@ inline decide(t) {
 #define AFTER_A_SECTION \
     :: d_step { pc == HELP && (owed || torn) -> TAKEN(HELP) mend(); round() } \
     :: d_step { pc == HELP && !owed && !torn -> TAKEN(HELP) pc = TELL } \
-    :: d_step { pc == TELL && len(news) > 0 -> TAKEN(TELL) news?telling; pc = WAKE } \
+    :: d_step { pc == TELL && len(news) > 0 -> TAKEN(TELL) news?<telling>; pc = WAKE } \
     :: d_step { pc == TELL && len(news) == 0 -> TAKEN(TELL) pc = then; then = 0 } \
-    :: d_step { pc == WAKE -> TAKEN(WAKE) WAKE_UP(telling); telling = 0; pc = TELL }
+    :: d_step { pc == WAKE -> TAKEN(WAKE) WAKE_UP(telling); pc = TOLD } \
+    :: d_step { pc == TOLD -> TAKEN(TOLD) \
+        if :: news??[eval(telling)] -> news??eval(telling) :: else fi; /* or another told it too, and was faster */ \
+        telling = 0; pc = TELL }
 
 /* --- those who come ---------------------------------------------------------------------------------------------- */
 
@@ -275,7 +278,8 @@ proctype Caller(byte me) {
 
     AFTER_A_SECTION
     :: d_step { pc == HELP && tears < TEARS -> tears++; pc = (then == GONE -> GONE : GIVE_UP); then = 0 }
-    :: d_step { pc == TELL && tears < TEARS -> tears++; pc = (then == GONE -> GONE : GIVE_UP); then = 0 }
+    :: d_step { (pc == TELL || pc == WAKE || pc == TOLD) && tears < TEARS ->
+        tears++; telling = 0; pc = (then == GONE -> GONE : GIVE_UP); then = 0 }
     :: pc == GONE -> break
     od;
     gone++

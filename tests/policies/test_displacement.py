@@ -457,6 +457,27 @@ def test_the_displaced_learn_it_at_once(make_controller: MakeController, clock: 
     holder.release()
 
 
+class OldestFirst:
+    """The one that came first makes room, a head too."""
+
+    def victims(self, newcomer: Newcomer, backlogs: Sequence[Backlog[T]]) -> Iterator[T]:
+        for backlog in backlogs:
+            yield from reversed(list(backlog.newest_first()))
+
+
+def test_when_a_head_makes_room_those_go_whom_it_kept_out(make_controller: MakeController) -> None:
+    band = BandConfig(max_requests=2, displacement=OldestFirst())
+    controller = make_controller(Config(default_band=band, default_ttl=None), limit=2)
+    holder = controller.admit("holder")
+    head = queue(controller, "large", cost=2)  # one seat is free, and it takes two
+    kept_out = queue(controller, "a")
+
+    newcomer = queue(controller, "b")
+
+    assert states([head, kept_out, newcomer]) == ["refused", "dispatched", "queued"]
+    holder.release()
+
+
 def test_a_callback_of_the_displaced_may_come_again(make_controller: MakeController) -> None:
     controller, _holder = seated(make_controller, of_band(3))
     again: list[Ticket] = []

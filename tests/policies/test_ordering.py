@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from flowctl import BandConfig, Config, EarliestDeadline, Fcfs, FlowController, FlowKey, Outcome, SloDeadline, Ticket
+from flowctl.keyed import KeyedQueue
 from flowctl.policies.ordering import Ordering, Waiting
-from flowctl.queue import FlowQueue, KeyedQueue
+from flowctl.queue import FlowQueue
 from flowctl.testing import FakeClock
 from flowctl.ticket import Unborn, Wait
 from tests.policies.workload import Arrival, OneSeat, queue
@@ -278,14 +279,14 @@ def test_random_adds_and_withdrawals_agree_with_a_sorted_list(seed: int, keyed: 
             tickets[serial] = ticket_at(serial, order)
             queue.push(tickets[serial])
         queue._check()
-        assert len(queue) == len(model)
+        assert queue.requests == len(model)
         assert queue.size == sum(ticket.size for ticket in tickets.values())
         assert queue.head is (tickets[model[0][1]] if model else None)
         assert queue.newest is (tickets[max(tickets)] if model else None)
         assert [ticket.serial for ticket in queue.newest_first()] == sorted(tickets, reverse=True)
 
     assert drained(queue) == [serial for _, serial in model]
-    assert (len(queue), queue.size, queue.head, queue.newest) == (0, 0, None, None)
+    assert (queue.requests, queue.size, queue.head, queue.newest) == (0, 0, None, None)
 
 
 def test_what_is_not_in_a_keyed_queue_cannot_be_withdrawn_from_it() -> None:

@@ -17,8 +17,11 @@ from tests.support import Spawn
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a listening socket is handed down to the server")
 
-MEANWHILE = 50
+MEANWHILE = 300
 """So many others are answered before somebody who was not counts as forgotten; or dropped before all count as such."""
+
+LATE = 2.0
+"""Seconds that an answer may come after those of the others: on a busy machine its thread may not have run yet."""
 
 UNANSWERED = 10
 """So many others wait a second in vain before a server that has not ended counts as one that hangs."""
@@ -98,7 +101,7 @@ class Meanwhile:
 
 
 def received(connection: socket.socket) -> str:
-    if not select.select([connection], [], [], 0)[0]:
+    if not select.select([connection], [], [], LATE)[0]:
         return NO_ANSWER
     try:
         head = connection.recv(4096)

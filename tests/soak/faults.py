@@ -17,7 +17,7 @@ from functools import partial
 from typing import Final, final
 
 from flowctl import ConcurrencyLimit, Config, FlowControlError, FlowController, FlowKey, Request
-from flowctl.stats import Stats
+from flowctl.snapshot import Stats
 from tests.soak.run import PATIENCE, Crew, Run, live_blocks, open_descriptors, resident_bytes, slope
 from tests.soak.traffic import LIMIT, Thread, Town
 

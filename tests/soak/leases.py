@@ -10,8 +10,8 @@ from functools import partial
 from typing import Final, final
 
 from flowctl import sync
-from flowctl.atomic import AtomicWord, CellWord, LockWord, SectionWord
-from flowctl.lease import ONE_PIN, PINNABLE_BELOW, Lease, LeaseTable, born
+from flowctl.atomic import AtomicWord, CellWord, LockWord
+from flowctl.lease import MAX_PINS, Lease, LeaseTable, SectionWord, born
 from tests.soak.run import Crew, Run
 
 THREADS: Final = 8
@@ -77,8 +77,8 @@ class Arena:
         if not isinstance(word, SectionWord):
             return self.table.pin(key)
         with self._section:
-            if word.value < PINNABLE_BELOW:
-                word.value += ONE_PIN
+            if word.pins < MAX_PINS:
+                word.pins += 1
                 return entry
         self.table.remove(key, entry)
         return None

@@ -16,10 +16,13 @@ PACKAGE = Path(__file__).parents[2] / "flowctl"
 # "name.*" is a package whose files are neighbours: they may import each other. Policies may not.
 FLOORS = (
     ("request", "stats"),
+    ("snapshot",),
+    ("usage",),
     ("sync",),
-    ("errors", "clock", "atomic", "incidents"),
+    ("errors", "clock", "atomic", "incidents", "policies.stateless"),
     (
         "lease",
+        "profile",
         "wheel",
         "drain",
         "policies",
@@ -33,7 +36,7 @@ FLOORS = (
     ("config", "ticket"),
     ("current",),
     ("queue", "gate", "news", "job", "awaiting", "limiting"),
-    ("ranking", "adaptive", "saturation", "crew"),
+    ("ranking", "adaptive", "saturation", "crew", "keyed"),
     ("band",),
     ("flow",),
     ("shard", "ledger"),
