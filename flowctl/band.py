@@ -110,6 +110,7 @@ class PriorityBand(Generic[F]):
         self._metered = config.fairness if is_metered(config.fairness) else None
         # written under the turn, read by anyone: takes no new request any more
         self.is_retired = False
+        # its configuration, as it was opened last
         self._limit(config)
         # its priority, if whoever comes may go before all that wait below it; else that of nobody
         self.door: float = priority
@@ -270,12 +271,13 @@ class PriorityBand(Generic[F]):
         self.door = door
 
     def _limit(self, config: BandConfig) -> None:
+        """Hold to these limits from now on."""
         requests = [most for most in (config.max_requests, config.max_requests_per_flow) if most is not None]
         in_bytes = [most for most in (config.max_bytes, config.max_bytes_per_flow) if most is not None]
         roomy_requests, roomy_bytes = min(requests, default=math.inf), min(in_bytes, default=math.inf)
         # plain stores: no exception can come between them
         self.config = config
-        # with no more than this in all queues, none of its limits is exceeded
+        # who comes exceeds none of them while fewer requests, and with it no more bytes, are in all queues
         self.roomy_requests = roomy_requests
         self.roomy_bytes = roomy_bytes
 

@@ -41,7 +41,9 @@ def make_room(config: Config, ledger: Ledger, ticket: Ticket, wait: Wait, flow: 
     if (
         ledger.queued < flow.band.roomy_requests
         and ledger.queued_bytes + ticket.size <= flow.band.roomy_bytes
-        and (wait.room is None and config.max_requests is None and config.max_bytes is None)
+        and wait.room is None
+        and config.max_requests is None
+        and config.max_bytes is None
     ):
         return ROOMY
     exceeded = list(_exceeded(config, ledger, ticket, wait, flow))

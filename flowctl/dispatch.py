@@ -32,7 +32,6 @@ from flowctl.ticket import Hold, ReleaseOutcome, Ticket, Wait
 T = TypeVar("T")
 
 DISPATCHED: Final = Outcome.DISPATCHED  # bound once: on 3.11 each look at an enum's member costs 100 ns
-NEVER_CAME: Final = Outcome.REJECTED_OTHER
 _TRY_AGAIN: Final = (Outcome.EVICTED_TTL, Outcome.EVICTED_DISPLACED)
 
 SETTLED_A_SECTION: Final = 64

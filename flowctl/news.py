@@ -75,11 +75,10 @@ class News:
         """Tell all there is. Costs little if there is nothing."""
         if self.waking:
             self.wake()
-        if self.settled or self.revoked or self.incidents or self._drainers:
-            self._tell_others(holds)
-
-    def _tell_others(self, holds: Sized) -> None:
-        while self._has_news(holds) and (me := sync.get_ident()) not in self._tellers:
+        # without a call: mostly there is nothing
+        while (self.settled or self.revoked or self.incidents or (self._drainers and not holds)) and (
+            me := sync.get_ident()
+        ) not in self._tellers:
             telling: list[Ticket] = []
             try:
                 self._tellers.add(me)
@@ -89,9 +88,6 @@ class News:
                     self.settled.extendleft(telling)
                 finally:
                     self._tellers.discard(me)
-
-    def _has_news(self, holds: Sized) -> bool:
-        return bool(self.settled or self.revoked or self.incidents or (self._drainers and not holds))
 
     def _tell_all(self, telling: list[Ticket], holds: Sized) -> None:
         # of their own: since 3.13 an exception that comes where a loop jumps back passes by the `finally` around it

@@ -62,7 +62,7 @@ class Mutex(Protocol):
 
 
 def ownership(lock: Mutex) -> Callable[[], bool]:
-    """Does the calling thread hold it? To be asked each time."""
+    """What to ask whether the calling thread holds it."""
     is_owned: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]  # every RLock has it; not in the stubs
     return is_owned
 

@@ -19,7 +19,7 @@ from flowctl import sync
 from flowctl.band import NOBODY, Halts, PriorityBand
 from flowctl.capacity import make_room
 from flowctl.config import BandConfig
-from flowctl.dispatch import DISPATCHED, NEVER_CAME
+from flowctl.dispatch import DISPATCHED
 from flowctl.errors import Outcome
 from flowctl.estimate import retry_after, wait_behind
 from flowctl.flow import Flow
@@ -30,6 +30,7 @@ from flowctl.queue import EMPTY
 from flowctl.ticket import Hold, ReleaseOutcome, Ticket, Wait
 
 _new: Final = object.__new__
+_NEVER_CAME: Final = Outcome.REJECTED_OTHER  # bound once: on 3.11 to look up a member of an enum is a call
 
 
 @final
@@ -116,7 +117,7 @@ class Turn(Holders):
         except BaseException:
             self._torn = True
             if ticket.outcome is None:
-                ticket.outcome = NEVER_CAME  # or whoever mends would take it for one that waits
+                ticket.outcome = _NEVER_CAME  # or whoever mends would take it for one that waits
             raise
         finally:
             self.bar = math.inf if self._torn else self.ledger.top

@@ -20,6 +20,7 @@ from flowctl.testing import FakeClock
 from tests.faults.moments import Moments
 from tests.faults.points import strike_each_point
 from tests.support import MakeController, Spawn
+from tests.test_free_path import Interrupted, interrupt
 
 
 def submit(controller: FlowController, flow: str, priority: int = 0, *, ttl: float | None = None) -> Ticket:
@@ -397,14 +398,7 @@ def test_who_waits_goes_by_the_weights_that_hold_when_he_goes(make_controller: M
     heavy.release()
 
 
-class Interrupted(BaseException):
-    """What a signal handler may raise anywhere."""
-
-
 def test_a_limit_that_can_be_seen_holds_wherever_an_exception_came(make_controller: MakeController) -> None:
-    def interrupt() -> None:
-        raise Interrupted
-
     def tell(at: int) -> int:
         controller = make_controller()
         holder = controller.admit("a")
