@@ -655,6 +655,7 @@ class Oracle:
         if band.is_configured:
             return "must not be configured yet"
         if (band.config.ordering, band.config.fairness) != (config.ordering, config.fairness):
+            band.idle_since = self.now  # it was pinned for the comparison
             return "ordering and fairness"
         band.is_configured = True
         opened = band
