@@ -26,19 +26,20 @@ from flowctl.errors import (
     Saturated,
 )
 from flowctl.gate import ConcurrencyLimit, Gate, InFlight, MaxOf
-from flowctl.policies.ceiling import Holdback, Static
+from flowctl.policies.ceiling import Static
 from flowctl.policies.displacement import LongestFlow, LowerPriority, Never
 from flowctl.policies.fairness import GlobalStrict, RoundRobin, WeightedFair
 from flowctl.policies.ordering import EarliestDeadline, Fcfs, SloDeadline
 from flowctl.policies.revocation import Revocation
 from flowctl.request import FlowKey, Request, WaitingRoom
-from flowctl.saturation import Saturation
 from flowctl.stats import CollectReport, RevocationStats, SignalState
 from flowctl.ticket import Ticket
 
 if TYPE_CHECKING:
     from flowctl.adaptive import AdaptiveLimit
+    from flowctl.policies.holdback import Holdback
     from flowctl.policies.limits import Aimd, Gradient2, QueueWait
+    from flowctl.saturation import Saturation
     from flowctl.snapshot import BandStats, Contention, LockUse, ShardUse, Stats, WordUse
 
 del TYPE_CHECKING
@@ -102,15 +103,18 @@ __all__ = [
 
 _logging.getLogger("flowctl").addHandler(_logging.NullHandler())
 
-# Not everybody has a limit that adapts, or looks at once: these are loaded by whoever names one first.
+# Not everybody has a limit that adapts, a signal, or a part held back, or looks at once: these are loaded by whoever
+# names one first.
 _LATER = {
     "AdaptiveLimit": "flowctl.adaptive",
     "Aimd": "flowctl.policies.limits",
     "BandStats": "flowctl.snapshot",
     "Contention": "flowctl.snapshot",
     "Gradient2": "flowctl.policies.limits",
+    "Holdback": "flowctl.policies.holdback",
     "LockUse": "flowctl.snapshot",
     "QueueWait": "flowctl.policies.limits",
+    "Saturation": "flowctl.saturation",
     "ShardUse": "flowctl.snapshot",
     "Stats": "flowctl.snapshot",
     "WordUse": "flowctl.snapshot",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final, final
 
 from flowctl.band import PriorityBand
 from flowctl.config import Config
@@ -21,13 +21,24 @@ LOOKED_AT: Final = 256
 """Of so many at most whom a policy names it is seen whether their leaving helps: the turn is held meanwhile."""
 
 
-class Room(NamedTuple):
+@final
+class Room:
     """The limit that keeps a request out, or None and those who have to leave for it."""
 
-    full: Scope | None = None
-    victims: Sequence[Ticket] = ()
-    tripped: Sequence[Scope] = ()  # all limits that it would exceed, if one keeps it out
-    error: Exception | None = None  # what a displacement policy raised: then nobody leaves
+    __slots__ = ("error", "full", "tripped", "victims")
+
+    def __init__(
+        self,
+        full: Scope | None = None,
+        victims: Sequence[Ticket] = (),
+        *,
+        tripped: Sequence[Scope] = (),
+        error: Exception | None = None,
+    ) -> None:
+        self.full = full
+        self.victims = victims
+        self.tripped = tripped  # all limits that it would exceed, if one keeps it out
+        self.error = error  # what a displacement policy raised: then nobody leaves
 
 
 ROOMY: Final = Room()
@@ -85,15 +96,28 @@ def _anybody(victim: Ticket) -> bool:
     return True
 
 
-class _Excess(NamedTuple):
+@final
+class _Excess:
     """A limit, by how much a request would exceed it, who says who may have to leave, and whose leaving helps."""
 
-    scope: Scope
-    requests: int
-    bytes: int
-    policy: Displacement = Never()
-    among: Sequence[PriorityBand[Flow]] = ()
-    relieved_by: Callable[[Ticket], bool] = _nobody
+    __slots__ = ("among", "bytes", "policy", "relieved_by", "requests", "scope")
+
+    def __init__(
+        self,
+        scope: Scope,
+        requests: int,
+        bytes_: int,
+        *,
+        policy: Displacement = Never(),
+        among: Sequence[PriorityBand[Flow]] = (),
+        relieved_by: Callable[[Ticket], bool] = _nobody,
+    ) -> None:
+        self.scope = scope
+        self.requests = requests
+        self.bytes = bytes_
+        self.policy = policy
+        self.among = among
+        self.relieved_by = relieved_by
 
     def is_met(self, leaving: Iterable[Ticket]) -> bool:
         """Would the limit hold without these?"""
@@ -110,10 +134,16 @@ def _exceeded(config: Config, ledger: Ledger, ticket: Ticket, wait: Wait, flow: 
         yield _Excess("flow", *over)
     over = _over(band.queued, limits.max_requests, band.queued_bytes + size, limits.max_bytes)
     if over is not None:
-        yield _Excess("band", *over, limits.displacement, [band], lambda victim: victim.serial in band.backlog)
+        yield _Excess(
+            "band",
+            *over,
+            policy=limits.displacement,
+            among=[band],
+            relieved_by=lambda victim: victim.serial in band.backlog,
+        )
     over = _over(ledger.queued, config.max_requests, ledger.queued_bytes + size, config.max_bytes)
     if over is not None:
-        yield _Excess("global", *over, config.displacement, ledger.waiting, _anybody)
+        yield _Excess("global", *over, policy=config.displacement, among=ledger.waiting, relieved_by=_anybody)
     if room is None:
         return
     if ledger.waiting_of[room, flow] >= room.limit_per_flow:
@@ -123,7 +153,7 @@ def _exceeded(config: Config, ledger: Ledger, ticket: Ticket, wait: Wait, flow: 
         def waits_there(victim: Ticket) -> bool:
             return victim.wait is not None and victim.wait.room is room
 
-        yield _Excess("threads", 1, 0, config.displacement, ledger.waiting, waits_there)
+        yield _Excess("threads", 1, 0, policy=config.displacement, among=ledger.waiting, relieved_by=waits_there)
 
 
 def _over(queued: int, max_requests: int | None, total_bytes: int, max_bytes: int | None) -> tuple[int, int] | None:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import final
 
 from flowctl.dispatch import DISPATCHED, Dispatch
 from flowctl.flow import Flow
 from flowctl.ledger import Ledger
-from flowctl.request import FlowKey
 from flowctl.ticket import Hold, Notice, Ticket
 
 
-class Overdue(NamedTuple):
+@final
+class Overdue:
     """Seats that are held for too long: whose, how many, for how many seconds, and by which thread (0: unknown)."""
 
-    serial: int
-    key: FlowKey
-    seats: int
-    seconds: float
-    thread: int
+    __slots__ = ("key", "seats", "seconds", "serial", "thread")
+
+    def __init__(self, hold: Hold[Flow], now: float) -> None:
+        self.serial = hold.serial
+        self.key = hold.flow.key
+        self.seats = hold.cost
+        self.seconds = now - hold.since
+        self.thread = hold.thread
 
 
 class Holders(Dispatch):
@@ -108,10 +111,7 @@ class Holders(Dispatch):
 
         def look(ledger: Ledger) -> list[Overdue]:
             now = self._now()
-            return [
-                Overdue(hold.serial, hold.flow.key, hold.cost, now - hold.since, hold.thread)
-                for hold in _held_longer(ledger, most, now)
-            ]
+            return [Overdue(hold, now) for hold in _held_longer(ledger, most, now)]
 
         return self.read(look)
 

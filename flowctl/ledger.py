@@ -19,7 +19,7 @@ from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from typing import NamedTuple, final
+from typing import final
 
 from flowctl.band import NOBODY, Halts, PriorityBand
 from flowctl.drain import DrainRate
@@ -30,41 +30,60 @@ from flowctl.request import WaitingRoom
 from flowctl.ticket import Hold, Ticket, Wait
 
 
-class Picture(NamedTuple):
-    """The books beside the holds, as they were at one moment: taken under the lock, and compared after it.
+@final
+class Picture:
+    """The books beside the holds, as they are when it is taken, under the lock; they are compared after that.
 
     Every change of the books keeps them in agreement. So where one picture shows none, something tore them: whoever
     moved on since has nothing to do with it.
     """
 
-    in_flight: int
-    seatless: int
-    queued: int
-    backlogs: int
-    # of each hold: its seats, its flow, the pins of that
-    costs: Sequence[int]
-    flows: Sequence[Flow]
-    pins: Sequence[int]
-    waiting: int  # holds whose ticket is queued
-    # flows that may have pins that no hold has, and the pins of each
-    suspects: Sequence[Flow]
-    suspected: Sequence[int]
-    lost: Sequence[Hold[Flow]]  # their tickets are gone
+    __slots__ = (
+        "_backlogs",
+        "_costs",
+        "_flows",
+        "_in_flight",
+        "_pins",
+        "_queued",
+        "_seatless",
+        "_suspected",
+        "_suspects",
+        "_waiting",
+        "lost",
+    )
+
+    def __init__(self, ledger: Ledger, suspects: Sequence[Flow]) -> None:
+        holds = list(ledger.holds.values())
+        self._in_flight = ledger.in_flight
+        self._seatless = ledger.seatless
+        self._queued = ledger.queued
+        self._backlogs = sum([band.queued for band in ledger.waiting])
+        # of each hold: its seats, its flow, the pins of that
+        self._costs = [hold.cost for hold in holds]
+        self._flows = [hold.flow for hold in holds]
+        self._pins = [flow.pins for flow in self._flows]
+        # holds whose ticket is queued
+        self._waiting = len([hold for hold in holds if not hold.cost and ledger.queued_ticket(hold.serial) is not None])
+        # flows that may have pins that no hold has, and the pins of each
+        self._suspects = suspects
+        self._suspected = [flow.pins for flow in suspects]
+        # holds whose tickets are gone
+        self.lost = [hold for hold in holds if hold() is None]
 
     def is_sound(self) -> bool:
         """Do the books agree with the holds?"""
-        held = Counter(self.flows)
+        held = Counter(self._flows)
         return (
-            self.in_flight == sum(self.costs)
-            and self.seatless == self.costs.count(0)
-            and self.queued == self.waiting == self.backlogs
-            and all(pins == held[flow] for flow, pins in zip(self.flows, self.pins, strict=True))
+            self._in_flight == sum(self._costs)
+            and self._seatless == self._costs.count(0)
+            and self._queued == self._waiting == self._backlogs
+            and all(pins == held[flow] for flow, pins in zip(self._flows, self._pins, strict=True))
         )
 
     def overpinned(self) -> list[Flow]:
         """The suspects, but for those that are marked, whose pins are not those of their holds."""
-        held = Counter(self.flows) if self.suspects else {}
-        pairs = zip(self.suspects, self.suspected, strict=True)
+        held = Counter(self._flows) if self._suspects else {}
+        pairs = zip(self._suspects, self._suspected, strict=True)
         return [flow for flow, pins in pairs if pins <= MAX_PINS and pins != held.get(flow, 0)]
 
 
@@ -335,21 +354,7 @@ class Ledger:
 
     def picture(self, suspects: Sequence[Flow] = ()) -> Picture:
         """What there is to compare, all of one moment; the pins of the suspects too. O(holds), but little for each."""
-        holds = list(self.holds.values())
-        flows = [hold.flow for hold in holds]
-        return Picture(
-            in_flight=self.in_flight,
-            seatless=self.seatless,
-            queued=self.queued,
-            backlogs=sum([band.queued for band in self.waiting]),
-            costs=[hold.cost for hold in holds],
-            waiting=len([hold for hold in holds if not hold.cost and self.queued_ticket(hold.serial) is not None]),
-            flows=flows,
-            pins=[flow.pins for flow in flows],
-            suspects=suspects,
-            suspected=[flow.pins for flow in suspects],
-            lost=[hold for hold in holds if hold() is None],
-        )
+        return Picture(self, suspects)
 
     def is_sound(self) -> bool:
         """Do the books agree with the holds? O(holds)."""

@@ -6,7 +6,7 @@ import math
 import reprlib
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 MAX_ID_BYTES = 256
 MIN_PRIORITY, MAX_PRIORITY = -(2**31), 2**31 - 1
@@ -17,16 +17,22 @@ RESERVED_PREFIX = "\0"
 """Ids that begin so are the library's own (many made-up ids share them)."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@final
 class WaitingRoom:
-    """A bound on the requests that wait in one place, such as the threads of one server: in all, and of one flow."""
+    """A bound on the requests that wait in one place, such as the threads of one server: in all, and of one flow.
 
-    limit: int
-    limit_per_flow: int
+    Two rooms of the same size are two rooms. Raises `TypeError` or `ValueError`, naming the argument and the rule.
+    """
 
-    def __post_init__(self) -> None:
-        check_count("limit", self.limit, at_least=1)
-        check_count("limit_per_flow", self.limit_per_flow, at_least=1)
+    __slots__ = ("limit", "limit_per_flow")
+
+    def __init__(self, limit: int, limit_per_flow: int) -> None:
+        # fixed after construction
+        self.limit = check_count("limit", limit, at_least=1)
+        self.limit_per_flow = check_count("limit_per_flow", limit_per_flow, at_least=1)
+
+    def __repr__(self) -> str:
+        return f"WaitingRoom(limit={self.limit}, limit_per_flow={self.limit_per_flow})"
 
 
 class FlowKey(NamedTuple):

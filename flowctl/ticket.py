@@ -6,7 +6,7 @@ import math
 import weakref
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Final, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, final
+from typing import Final, Generic, Literal, Protocol, Self, TypeVar, final
 
 from flowctl.errors import FlowControlError, Outcome, Revoked, Scope, error_for
 from flowctl.request import FlowKey, WaitingRoom, check_count
@@ -45,10 +45,14 @@ class Keyed(Protocol):
     def key(self) -> FlowKey: ...
 
 
-class Unborn(NamedTuple):
+@final
+class Unborn:
     """Stands for a flow that does not exist yet, or could not be created."""
 
-    key: FlowKey
+    __slots__ = ("key",)
+
+    def __init__(self, key: FlowKey) -> None:
+        self.key = key
 
 
 @final

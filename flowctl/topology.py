@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from typing import NamedTuple, final
+from typing import final
 
 from flowctl import sync
 from flowctl.flow import Flow
 from flowctl.shard import Shard
 
 
-class Layout(NamedTuple):
-    """The shards of one moment."""
+@final
+class Layout:
+    """The shards of one moment. Never changed: another takes its place."""
 
-    live: tuple[Shard, ...]
-    retired: tuple[Shard, ...] = ()
+    __slots__ = ("live", "retired")
+
+    def __init__(self, live: tuple[Shard, ...], retired: tuple[Shard, ...] = ()) -> None:
+        self.live = live
+        self.retired = retired
 
 
 @final

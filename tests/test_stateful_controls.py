@@ -230,7 +230,8 @@ def some_leave_for_a_newcomer_in_vain(patch: Patch) -> None:
         lower = [
             other for band in ledger.waiting if band.priority < flow.band.priority for other in band.newest_first()
         ]
-        return room._replace(victims=[*room.victims, *[other for other in lower if other not in room.victims][:1]])
+        more = [other for other in lower if other not in room.victims][:1]
+        return capacity.Room(room.full, [*room.victims, *more], tripped=room.tripped, error=room.error)
 
     patch.setattr(turn, "make_room", broken)
 

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowctl.policies.ceiling import Ceilings, Holdback, Static
+from flowctl.policies.ceiling import Ceilings, Static
+from flowctl.policies.holdback import Holdback
 from flowctl.request import MAX_PRIORITY, MIN_PRIORITY
 
 HUGE = 10**400
