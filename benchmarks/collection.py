@@ -238,9 +238,11 @@ def steps(depth: Depth) -> list[Step]:
     cycles = depth.pick(4, 8, 14)  # of each kind
     names = f"{idle:,} idle", f"{FEW:,} idle"
 
+    paired = min(cycles, FEW // EXPIRED - 1)  # for as long as there are some left of the few
+
     def timing() -> Sequence[Row]:
-        many, few = Population(idle, 2 * cycles), Population(FEW, min(cycles, FEW // EXPIRED - 1))
-        return [*costs(many, few, cycles, names), *lateness(many, cycles, names[0])]
+        many, few = Population(idle, paired + cycles), Population(FEW, paired)
+        return [*costs(many, few, paired, names), *lateness(many, cycles, names[0])]
 
     each = 25e-6 * idle
     return [
