@@ -24,7 +24,7 @@ from flowctl import sync
 from flowctl.atomic import CellWord
 from flowctl.band import PriorityBand
 from flowctl.bands import Bands
-from flowctl.clock import Clock
+from flowctl.clock import Clock, give_way
 from flowctl.config import BandConfig, Config
 from flowctl.flow import Flow, Home
 from flowctl.lease import MARKED_FOR_DELETION, ONE_PIN, LeaseTable, born
@@ -217,7 +217,7 @@ class FlowRegistry:
         self._file_newborn(now)
         if self._turn_wheel(bring_up):
             while self._turn_wheel(look_at_some):
-                pass
+                give_way()
         retired = [band for band in self.bands.entries.copy().values() if band.is_retired]
         return sum(collected) + sum([self._sweep_retired(band, now) for band in retired])
 

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import pytest
 
-from flowctl import Config, FlowController
+from flowctl import Config, FlowController, registry
 from flowctl.atomic import CellWord
 from flowctl.band import PriorityBand
 from flowctl.flow import Flow
 from flowctl.lease import Lease
 from flowctl.testing import FakeClock
-from tests.support import MakeController
+from tests.support import MakeController, Spawn
 
 
 def test_the_flows_of_one_id_are_spread_over_the_shards_by_their_priority(make_controller: MakeController) -> None:
@@ -36,6 +36,26 @@ def test_a_flow_that_comes_again_goes_to_the_shard_that_it_was_in(
 
     assert homes[0] == homes[1]
     assert len(homes[0]) == 20
+
+
+def test_a_sweep_gives_way_after_each_section_and_holds_no_lock_then(
+    make_controller: MakeController, clock: FakeClock, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller = make_controller(limit=1)
+    for number in range(3 * registry.A_SECTION):
+        controller.admit(f"flow-{number}").release()
+    served: list[int] = []
+
+    def others() -> int:
+        controller.admit("another", priority=len(served)).release()  # takes every lock that a creation takes
+        return controller.collect().flows  # one is running
+
+    monkeypatch.setattr(registry, "give_way", lambda: served.append(spawn(others).result()))
+    clock.advance(10_000)
+
+    assert controller.collect().flows == 3 * registry.A_SECTION
+    assert served == [0] * len(served)
+    assert len(served) >= 3
 
 
 @pytest.mark.parametrize("ids", [1, 5])

@@ -99,6 +99,6 @@ def imported(module: str) -> ModuleType:
         pytest.skip(f"{module} needs {error.name}, of an extra that is not installed")
 
 
-@pytest.mark.parametrize(("page", "run"), [("README.md", "gates-3.11.json"), ("docs/servers.md", "servers-3.11.json")])
+@pytest.mark.parametrize(("page", "run"), [("README.md", "3.11.json"), ("docs/servers.md", "servers-3.11.json")])
 def test_the_figures_of_a_page_are_those_of_its_committed_run(page: str, run: str) -> None:
     assert table(ROOT / "benchmarks" / "results" / run).strip() in (ROOT / page).read_text("utf-8")
