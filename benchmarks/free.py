@@ -14,8 +14,8 @@ from typing import Final, final
 
 from benchmarks.crew import race, race_seconds
 from benchmarks.harness import Depth, Plot, Question, Row, Step, Target
-from benchmarks.machine import has_gil
 from flowctl import ConcurrencyLimit, FlowController
+from flowctl.clock import has_gil
 
 SEATS: Final = 64
 FORMS: Final = {"call": "admit().release()", "with": "with admit()"}

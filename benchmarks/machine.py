@@ -8,13 +8,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final, final
 
 from benchmarks.harness import Target
+from flowctl.clock import has_gil
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,12 +51,6 @@ def this_machine() -> Machine:
         flowctl=_version(),
         commit=_commit(),
     )
-
-
-def has_gil() -> bool:
-    """Is the GIL on now? Where it can be off, an extension may have switched it on."""
-    ask: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
-    return ask()
 
 
 def with_gil(target: Target) -> Target | None:

@@ -16,8 +16,8 @@ from typing import Final, final
 
 from benchmarks.crew import BATCH, Window, on_threads, served_in_window
 from benchmarks.harness import Depth, Plot, Question, Row, Step, Target, in_turns, percentile
-from benchmarks.machine import has_gil
 from benchmarks.rivals import DISPATCHER, OURS, PEERS, SEMAPHORE, Peer
+from flowctl.clock import has_gil
 
 FREE_SEATS: Final = 64
 FREE_THREADS: Final = (1, 8)

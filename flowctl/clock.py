@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Final, Protocol, final
 
 from flowctl.sync import Parking
@@ -15,17 +16,16 @@ SLICE = 1.0
 A_MOMENT: Final = 50e-6
 """Seconds. A sleep of 0 also lets go of the interpreter, and mostly has it back before whoever waits has woken."""
 
+has_gil: Final[Callable[[], bool]] = getattr(sys, "_is_gil_enabled", lambda: True)
+"""Is the GIL on now? Where it can be off, an extension may have switched it on; older versions of Python do not say."""
+
 
 def give_way() -> None:
     """Let those run that wait for the interpreter. With a GIL, a thread that computes on and on makes each of them wait
     for a switch interval (5 ms), and often for two. Called with no lock held.
     """
-    if getattr(sys, "_is_gil_enabled", _always)():
+    if has_gil():
         time.sleep(A_MOMENT)  # noqa: TID251 - nobody can be waited for: whoever waits does so within the interpreter
-
-
-def _always() -> bool:
-    return True
 
 
 class Clock(Protocol):

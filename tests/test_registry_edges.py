@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
-from flowctl import Config, FlowController, registry
+from flowctl import Config, FlowController
 from flowctl.atomic import CellWord
 from flowctl.band import PriorityBand
 from flowctl.flow import Flow
 from flowctl.lease import Lease
+from flowctl.registry import A_SECTION
 from flowctl.testing import FakeClock
 from tests.support import MakeController, Spawn
 
@@ -42,7 +43,7 @@ def test_a_sweep_gives_way_after_each_section_and_holds_no_lock_then(
     make_controller: MakeController, clock: FakeClock, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     controller = make_controller(limit=1)
-    for number in range(3 * registry.A_SECTION):
+    for number in range(3 * A_SECTION):
         controller.admit(f"flow-{number}").release()
     served: list[int] = []
 
@@ -50,10 +51,10 @@ def test_a_sweep_gives_way_after_each_section_and_holds_no_lock_then(
         controller.admit("another", priority=len(served)).release()  # takes every lock that a creation takes
         return controller.collect().flows  # one is running
 
-    monkeypatch.setattr(registry, "give_way", lambda: served.append(spawn(others).result()))
+    monkeypatch.setattr("flowctl.registry.give_way", lambda: served.append(spawn(others).result()))
     clock.advance(10_000)
 
-    assert controller.collect().flows == 3 * registry.A_SECTION
+    assert controller.collect().flows == 3 * A_SECTION
     assert served == [0] * len(served)
     assert len(served) >= 3
 
